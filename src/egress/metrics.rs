@@ -1,0 +1,179 @@
+//! What egress measures (telemetry contract, section 6; OSEP-0010, section 1.2).
+//!
+//! A host name or an address is never an attribute: those belong to the log records of
+//! [`events`](super::events).
+
+use opentelemetry::KeyValue;
+
+use crate::telemetry::instrument::{
+    Counter, Gauge, Histogram, Labels, ObservableCounter, ObservableGauge, ObservableRatio,
+    SUB_MILLISECOND_SECONDS, UpDownCounter,
+};
+
+crate::instruments! {
+    /// The instruments of egress.
+    pub struct Metrics in "opensandbox/egress" {
+        /// DNS forward latency after the policy allowed the query, successful or not.
+        query_duration: Histogram = "egress.dns.query.duration", "s", boundaries SUB_MILLISECOND_SECONDS;
+        /// DNS queries denied by policy.
+        denied: Counter = "egress.policy.denied_total", "{query}";
+        /// Size of the static policy after its last successful apply to the kernel; 0 before that
+        /// and in mode `dns`.
+        nftables_rules: ObservableGauge = "egress.nftables.rules.count", "{element}";
+        /// Successful static applies and learned-address additions.
+        nftables_updates: Counter = "egress.nftables.updates.count", "{update}";
+        /// Memory in use on the host.
+        host_memory: ObservableGauge = "egress.system.memory.usage_bytes", "By";
+        /// Busy share of the host's processors since the previous collection, 0 to 1.
+        host_cpu: ObservableRatio = "egress.system.cpu.utilization", "1";
+        /// DNS queries by what became of them.
+        queries: Counter<QueryLabels> = "egress.dns.queries.count", "{query}",
+            attributes ["decision", "transport", "outcome"];
+        /// Upstream resolvers that answered their last health probe.
+        upstreams_healthy: Gauge = "egress.dns.upstream.healthy", "{upstream}";
+        /// Queries waiting for an upstream answer.
+        in_flight: UpDownCounter = "egress.dns.inflight", "{query}";
+        /// DNS messages that got no answer, or whose answer was discarded.
+        dropped: Counter<DropReason> = "egress.dns.dropped.count", "{message}", attributes ["reason"];
+        /// Time to apply a change to the kernel's packet filter.
+        nftables_apply_duration: Histogram<NftablesOperation> = "egress.nftables.apply.duration", "s",
+            attributes ["operation"], boundaries SUB_MILLISECOND_SECONDS;
+        /// Packets the kernel refused by policy, as its own counter tells.
+        nftables_dropped: ObservableCounter = "egress.nftables.dropped.packets", "{packet}";
+        /// Addresses learned from DNS answers that are open now.
+        nftables_learned: ObservableGauge = "egress.nftables.learned.elements", "{element}";
+    }
+}
+
+/// Declares a closed set of attribute values: an enum, its text, and its count.
+macro_rules! attribute_values {
+    ($(#[$meta:meta])* $name:ident { $( $(#[$variant_meta:meta])* $variant:ident = $text:literal ),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $( $(#[$variant_meta])* $variant ),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [$name] = &[$($name::$variant),+];
+
+            /// The attribute value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+attribute_values! {
+    /// What the policy said.
+    Decision {
+        /// Forwarded.
+        Allow = "allow",
+        /// Refused by policy.
+        Deny = "deny",
+    }
+}
+
+attribute_values! {
+    /// How the client asked.
+    Transport {
+        /// One datagram.
+        Udp = "udp",
+        /// A length-prefixed message on a connection.
+        Tcp = "tcp",
+    }
+}
+
+attribute_values! {
+    /// What the client was told, or why it was told nothing.
+    Outcome {
+        /// An answer, possibly empty.
+        NoError = "noerror",
+        /// The name does not exist, or is denied.
+        NxDomain = "nxdomain",
+        /// The upstream, or the filter in its place, failed.
+        ServFail = "servfail",
+        /// Another response code.
+        Other = "other",
+        /// No upstream answered in time.
+        Timeout = "timeout",
+        /// No upstream could be asked.
+        Error = "error",
+    }
+}
+
+attribute_values! {
+    /// Why a DNS message got no answer, or an answer was discarded.
+    DropReason {
+        /// Too short, a response, or otherwise not a query.
+        NotAQuery = "not_a_query",
+        /// The bound on queries in flight was reached.
+        InFlightLimit = "inflight_limit",
+        /// The bound on client connections was reached.
+        ConnectionLimit = "connection_limit",
+        /// An upstream answer matched no pending query.
+        Unsolicited = "unsolicited",
+        /// The answer could not be sent to the client.
+        SendFailed = "send_failed",
+    }
+}
+
+attribute_values! {
+    /// A kind of change to the kernel's packet filter.
+    NftablesOperation {
+        /// The whole static policy.
+        Apply = "apply",
+        /// Learned addresses.
+        Learn = "learn",
+    }
+}
+
+/// The attributes of `egress.dns.queries.count`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueryLabels {
+    /// What the policy said.
+    pub decision: Decision,
+    /// How the client asked.
+    pub transport: Transport,
+    /// What the client was told.
+    pub outcome: Outcome,
+}
+
+impl Labels for QueryLabels {
+    const COMBINATIONS: usize = Decision::ALL.len() * Transport::ALL.len() * Outcome::ALL.len();
+
+    fn index(self) -> usize {
+        (self.decision as usize * Transport::ALL.len() + self.transport as usize)
+            * Outcome::ALL.len()
+            + self.outcome as usize
+    }
+
+    fn attributes(self) -> Vec<KeyValue> {
+        vec![
+            KeyValue::new("decision", self.decision.as_str()),
+            KeyValue::new("transport", self.transport.as_str()),
+            KeyValue::new("outcome", self.outcome.as_str()),
+        ]
+    }
+}
+
+impl Labels for DropReason {
+    const COMBINATIONS: usize = DropReason::ALL.len();
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn attributes(self) -> Vec<KeyValue> {
+        vec![KeyValue::new("reason", self.as_str())]
+    }
+}
+
+impl Labels for NftablesOperation {
+    const COMBINATIONS: usize = NftablesOperation::ALL.len();
+    fn index(self) -> usize {
+        self as usize
+    }
+    fn attributes(self) -> Vec<KeyValue> {
+        vec![KeyValue::new("operation", self.as_str())]
+    }
+}

@@ -1,0 +1,7 @@
+//! The daemons of an AI-agent sandbox as one library; `main.rs` is a thin shell around [`applet`].
+//!
+//! The library exists so that integration tests, benchmarks and fuzz targets reach the same code
+//! the binary runs. `ARCHITECTURE.md` has the map and the invariants.
+
+pub mod egress;
+pub mod telemetry;

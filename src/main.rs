@@ -1,0 +1,3 @@
+//! `argv` to applet to exit code; nothing else.
+
+fn main() {}
