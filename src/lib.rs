@@ -3,5 +3,6 @@
 //! The library exists so that integration tests, benchmarks and fuzz targets reach the same code
 //! the binary runs. `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod config;
 pub mod egress;
 pub mod telemetry;

@@ -1,0 +1,137 @@
+//! Readers of the common shapes of values; pure.
+
+use std::time::Duration;
+
+/// A boolean as Go's `strconv.ParseBool` reads it, and the words people use, in any case.
+#[must_use]
+pub fn switch(text: &str) -> Option<bool> {
+    const ON: [&str; 6] = ["1", "t", "true", "y", "yes", "on"];
+    const OFF: [&str; 6] = ["0", "f", "false", "n", "no", "off"];
+    let is = |word: &&str| word.eq_ignore_ascii_case(text);
+    if ON.iter().any(is) {
+        Some(true)
+    } else if OFF.iter().any(is) {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// A duration as Go's `time.ParseDuration` reads it, without a sign: `1h30m`, `1.5s`, `20ms`, `0`.
+///
+/// A number without a unit is not a duration, except zero.
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at_checked(digits)?;
+        let letters = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at_checked(letters)?;
+        total = total.checked_add(scaled(number, nanoseconds(unit)?)?)?;
+        rest = tail;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+/// Nanoseconds in one of Go's units.
+fn nanoseconds(unit: &str) -> Option<u64> {
+    Some(match unit {
+        "ns" => 1,
+        "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    })
+}
+
+/// `number` (decimal, with an optional fraction) times `unit` nanoseconds; digits below one
+/// nanosecond are dropped.
+fn scaled(number: &str, unit: u64) -> Option<Duration> {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+        return None;
+    }
+    let whole = if whole.is_empty() {
+        0
+    } else {
+        whole.parse::<u64>().ok()?.checked_mul(unit)?
+    };
+    let mut nanoseconds = whole;
+    let mut place = unit;
+    for digit in fraction.chars() {
+        place /= 10;
+        nanoseconds =
+            nanoseconds.checked_add(place.checked_mul(u64::from(digit.to_digit(10)?))?)?;
+    }
+    Some(Duration::from_nanos(nanoseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_follow_go() {
+        for (text, expected) in [
+            ("0", Some(Duration::ZERO)),
+            ("0s", Some(Duration::ZERO)),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("1m30s", Some(Duration::from_secs(90))),
+            ("1.5h", Some(Duration::from_secs(5400))),
+            (".5s", Some(Duration::from_millis(500))),
+            ("1.s", Some(Duration::from_secs(1))),
+            ("1.25us", Some(Duration::from_nanos(1250))),
+            ("7\u{b5}s", Some(Duration::from_micros(7))),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            (".s", None),
+            ("1..5s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("1d", None),
+            ("99999999999999999999h", None),
+            ("9999999999h", None),
+        ] {
+            assert_eq!(duration(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn switches_are_closed_words() {
+        for text in ["1", "t", "T", "TRUE", "true", "True", "y", "Yes", "ON"] {
+            assert_eq!(switch(text), Some(true), "{text}");
+        }
+        for text in ["0", "f", "F", "FALSE", "no", "N", "off"] {
+            assert_eq!(switch(text), Some(false), "{text}");
+        }
+        for text in ["", "2", "tru", "enabled", " true"] {
+            assert_eq!(switch(text), None, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,24}") {
+            let _ = duration(&text);
+            let _ = switch(&text);
+        }
+
+        #[test]
+        fn whole_milliseconds_are_exact(value in 0_u64..1_000_000_000) {
+            proptest::prop_assert_eq!(
+                duration(&format!("{value}ms")),
+                Some(Duration::from_millis(value))
+            );
+        }
+    }
+}
