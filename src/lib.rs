@@ -5,4 +5,6 @@
 
 pub mod config;
 pub mod egress;
+pub mod lifecycle;
+pub mod runtime;
 pub mod telemetry;
