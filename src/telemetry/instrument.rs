@@ -14,6 +14,8 @@ use std::sync::{Arc, OnceLock};
 use opentelemetry::KeyValue;
 use opentelemetry::metrics as otel;
 
+use super::semconv::HttpKeys;
+
 /// Boundaries, in seconds, for HTTP requests (telemetry contract, section 4).
 pub const HTTP_SECONDS: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
@@ -79,15 +81,32 @@ impl Instrument {
 /// Creates instruments of one scope, and adds the shared attributes to what they record.
 #[derive(Clone)]
 pub struct Meter {
-    inner: otel::Meter,
+    pub(super) inner: otel::Meter,
     shared: Arc<[KeyValue]>,
+    http_keys: HttpKeys,
 }
 
 impl Meter {
     /// A meter that puts `shared` on every data point.
     #[must_use]
     pub fn new(inner: otel::Meter, shared: Arc<[KeyValue]>) -> Self {
-        Self { inner, shared }
+        Self {
+            inner,
+            shared,
+            http_keys: HttpKeys::default(),
+        }
+    }
+
+    /// The same meter, whose instruments describe HTTP requests with `keys`.
+    #[must_use]
+    pub fn with_http_keys(self, http_keys: HttpKeys) -> Self {
+        Self { http_keys, ..self }
+    }
+
+    /// The keys that describe HTTP requests.
+    #[must_use]
+    pub fn http_keys(&self) -> HttpKeys {
+        self.http_keys
     }
 
     /// A meter whose instruments record nothing.
@@ -97,7 +116,7 @@ impl Meter {
         Self::new(inner, Arc::from([]))
     }
 
-    fn attributes(&self, own: &[KeyValue]) -> Vec<KeyValue> {
+    pub(super) fn attributes(&self, own: &[KeyValue]) -> Vec<KeyValue> {
         self.shared.iter().chain(own).cloned().collect()
     }
 }
