@@ -4,8 +4,8 @@
 //! [`config`](crate::config). A value that decides what is enforced must parse or the start is
 //! refused; a number of lesser weight falls back to its default with a warning.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::{Error, Kind, Setting, Values, Warning};
@@ -157,8 +157,8 @@ pub struct Config {
     pub token: Option<String>,
     /// Loopback addresses of the DNS filter.
     pub dns_listen: Vec<SocketAddr>,
-    /// Upstream resolvers; `None` means `/etc/resolv.conf`.
-    pub upstreams: Option<Vec<SocketAddr>>,
+    /// The list of upstream resolvers as given; `None` means `/etc/resolv.conf`.
+    pub upstreams: Option<String>,
     /// How long a query may wait for upstreams.
     pub upstream_timeout: Duration,
     /// Name the health probe asks for; empty is the root.
@@ -175,4 +175,263 @@ pub struct Config {
     pub teardown_on_exit: bool,
     /// Most rules a log record lists.
     pub log_rules_max: usize,
+}
+
+/// Longest time a query may wait for upstreams, seconds.
+const MAX_UPSTREAM_TIMEOUT: u64 = 120;
+/// Longest time between health probes, seconds.
+const MAX_PROBE_INTERVAL: u64 = 3600;
+
+impl Config {
+    /// Reads the settings. `read_file` gives the content of the token file.
+    ///
+    /// # Errors
+    ///
+    /// The mode, the listen port, an upstream or the token file cannot be used as given.
+    pub fn read(
+        values: &Values,
+        read_file: &dyn Fn(&Path) -> std::io::Result<String>,
+        warnings: &mut Vec<Warning>,
+    ) -> Result<Self, Error> {
+        require_mode_dns(values)?;
+        let port: u16 = values
+            .get("OPENSANDBOX_EGRESS_DNS_PORT")
+            .and_then(|text| text.trim().parse().ok())
+            .filter(|port| *port != 0)
+            .ok_or_else(|| {
+                values.invalid(
+                    "OPENSANDBOX_EGRESS_DNS_PORT",
+                    "a port number from 1 to 65535",
+                )
+            })?;
+        let trimmed = |variable| {
+            values
+                .get(variable)
+                .map(str::trim)
+                .filter(|text| !text.is_empty())
+        };
+        Ok(Self {
+            rules: values
+                .get("OPENSANDBOX_EGRESS_RULES")
+                .unwrap_or_default()
+                .to_owned(),
+            policy_file: trimmed("OPENSANDBOX_EGRESS_POLICY_FILE").map(PathBuf::from),
+            rules_dir: PathBuf::from(trimmed("OPENSANDBOX_EGRESS_RULES_DIR").unwrap_or_default()),
+            max_rules: values
+                .number("OPENSANDBOX_EGRESS_MAX_RULES", warnings)
+                .filter(|limit| *limit != 0),
+            http_address: trimmed("OPENSANDBOX_EGRESS_HTTP_ADDR")
+                .unwrap_or_default()
+                .to_owned(),
+            token: token(values, read_file)?,
+            dns_listen: vec![
+                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+            ],
+            upstreams: trimmed("OPENSANDBOX_EGRESS_DNS_UPSTREAM").map(str::to_owned),
+            upstream_timeout: seconds(
+                values,
+                "OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT",
+                MAX_UPSTREAM_TIMEOUT,
+                warnings,
+            ),
+            probe_name: trimmed("OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE")
+                .unwrap_or(".")
+                .to_owned(),
+            probe_interval: seconds(
+                values,
+                "OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE_INTERVAL_SEC",
+                MAX_PROBE_INTERVAL,
+                warnings,
+            ),
+            exempt: exempt(values, warnings),
+            deny_webhook: trimmed("OPENSANDBOX_EGRESS_DENY_WEBHOOK").map(str::to_owned),
+            allow_unenforced: values.switch("OPENSANDBOX_EGRESS_ALLOW_UNENFORCED", warnings),
+            teardown_on_exit: values.switch("OPENSANDBOX_EGRESS_TEARDOWN_ON_EXIT", warnings),
+            log_rules_max: values
+                .number("OPENSANDBOX_EGRESS_LOG_RULES_MAX", warnings)
+                .unwrap_or_default(),
+        })
+    }
+}
+
+/// Refuses every mode but `dns`: silently enforcing less than was asked for would be a hole.
+fn require_mode_dns(values: &Values) -> Result<(), Error> {
+    const MODE: &str = "OPENSANDBOX_EGRESS_MODE";
+    let text = values.get(MODE).unwrap_or_default().to_lowercase();
+    let mut tokens = text
+        .split('+')
+        .map(str::trim)
+        .filter(|token| !token.is_empty());
+    let mut dns = text.trim().is_empty();
+    for token in tokens.by_ref() {
+        match token {
+            "dns" => dns = true,
+            "nft" => {
+                return Err(values.invalid(
+                    MODE,
+                    "dns, because this version does not enforce addresses yet: start it with mode dns, or keep the previous sidecar where addresses must be filtered",
+                ));
+            }
+            _ => return Err(values.invalid(MODE, "dns")),
+        }
+    }
+    if dns {
+        Ok(())
+    } else {
+        Err(values.invalid(MODE, "dns"))
+    }
+}
+
+fn token(
+    values: &Values,
+    read_file: &dyn Fn(&Path) -> std::io::Result<String>,
+) -> Result<Option<String>, Error> {
+    const FILE: &str = "OPENSANDBOX_EGRESS_TOKEN_FILE";
+    if let Some(token) = values.get("OPENSANDBOX_EGRESS_TOKEN") {
+        return Ok(Some(token.to_owned()));
+    }
+    let Some(path) = values.get(FILE) else {
+        return Ok(None);
+    };
+    let content = read_file(Path::new(path))
+        .map_err(|cause| values.invalid(FILE, &format!("a file that can be read ({cause})")))?;
+    let token = content.strip_suffix('\n').unwrap_or(&content);
+    let token = token.strip_suffix('\r').unwrap_or(token);
+    if token.is_empty() {
+        return Err(values.invalid(FILE, "a file that holds the token, but it is empty"));
+    }
+    Ok(Some(token.to_owned()))
+}
+
+/// Whole seconds from 1 to `most`; more is cut to `most`, anything else is the default.
+fn seconds(values: &Values, variable: &str, most: u64, warnings: &mut Vec<Warning>) -> Duration {
+    let positive = |text: &str| text.parse().ok().filter(|seconds| *seconds > 0);
+    let given = values.parsed(variable, positive, warnings).unwrap_or(most);
+    let used = given.min(most);
+    if used < given {
+        warnings.push(values.warning(variable, used.to_string()));
+    }
+    Duration::from_secs(used)
+}
+
+/// Literal addresses without repeats; anything else is left out with a warning.
+fn exempt(values: &Values, warnings: &mut Vec<Warning>) -> Vec<IpAddr> {
+    const EXEMPT: &str = "OPENSANDBOX_EGRESS_NAMESERVER_EXEMPT";
+    let mut addresses = Vec::new();
+    for entry in values.list(EXEMPT) {
+        match entry.parse() {
+            Ok(address) if addresses.contains(&address) => {}
+            Ok(address) => addresses.push(address),
+            Err(_) => warnings.push(Warning {
+                variable: EXEMPT.to_owned(),
+                value: entry.to_owned(),
+                used: "the literal addresses".to_owned(),
+            }),
+        }
+    }
+    addresses
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> (Result<Config, String>, Vec<String>) {
+        let values = Values::from_pairs(SETTINGS, pairs);
+        let mut warnings = Vec::new();
+        let files = |path: &Path| match path.to_str() {
+            Some("/token") => Ok("from file\n".to_owned()),
+            Some("/empty") => Ok("\n".to_owned()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        let config = Config::read(&values, &files, &mut warnings);
+        (
+            config.map_err(|error| error.to_string()),
+            warnings.iter().map(ToString::to_string).collect(),
+        )
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let (config, warnings) = read(&[]);
+        let config = config.unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(config.max_rules, Some(4096));
+        assert_eq!(config.http_address, ":18080");
+        assert_eq!(config.upstream_timeout, Duration::from_secs(5));
+        assert_eq!(config.probe_interval, Duration::from_secs(30));
+        assert_eq!(config.rules_dir, Path::new("/var/egress/rules"));
+        assert_eq!(config.token, None);
+        assert_eq!(config.dns_listen[0].to_string(), "127.0.0.1:15353");
+        assert_eq!(config.dns_listen[1].to_string(), "[::1]:15353");
+    }
+
+    #[test]
+    fn a_mode_that_cannot_be_enforced_is_refused() {
+        for mode in ["dns", " DNS ", "dns+dns", ""] {
+            let (config, _) = read(&[("OPENSANDBOX_EGRESS_MODE", mode)]);
+            assert!(config.is_ok(), "{mode:?}");
+        }
+        for mode in ["nft", "dns+nft", "nft+dns", "dns+mitm", "off"] {
+            let (config, _) = read(&[("OPENSANDBOX_EGRESS_MODE", mode)]);
+            let error = config.unwrap_err();
+            assert!(error.contains("OPENSANDBOX_EGRESS_MODE"), "{error}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_replaced_with_a_warning() {
+        for (variable, text, expected) in [
+            ("OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT", "0", 5),
+            ("OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT", "-3", 5),
+            ("OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT", "soon", 5),
+            ("OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT", "121", 120),
+        ] {
+            let (config, warnings) = read(&[(variable, text)]);
+            let timeout = config.unwrap().upstream_timeout;
+            assert_eq!(timeout, Duration::from_secs(expected), "{text}");
+            assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
+        }
+        for (text, expected) in [
+            ("0", None),
+            ("100", Some(100)),
+            ("-1", Some(4096)),
+            ("x", Some(4096)),
+        ] {
+            let (config, _) = read(&[("OPENSANDBOX_EGRESS_MAX_RULES", text)]);
+            assert_eq!(config.unwrap().max_rules, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn exempt_resolvers_are_literal_addresses_once() {
+        let list = "1.1.1.1, 2001:db8::1 ,invalid, 10.0.0.0/8, ,1.1.1.1";
+        let (config, warnings) = read(&[("OPENSANDBOX_EGRESS_NAMESERVER_EXEMPT", list)]);
+        let exempt = config.unwrap().exempt;
+        assert_eq!(
+            exempt,
+            [
+                "1.1.1.1".parse::<IpAddr>().unwrap(),
+                "2001:db8::1".parse().unwrap()
+            ]
+        );
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+    }
+
+    #[test]
+    fn the_token_comes_directly_or_from_a_file() {
+        let (config, _) = read(&[("OPENSANDBOX_EGRESS_TOKEN_FILE", "/token")]);
+        assert_eq!(config.unwrap().token.as_deref(), Some("from file"));
+        let both = [
+            ("OPENSANDBOX_EGRESS_TOKEN", "direct"),
+            ("OPENSANDBOX_EGRESS_TOKEN_FILE", "/missing"),
+        ];
+        assert_eq!(read(&both).0.unwrap().token.as_deref(), Some("direct"));
+        for path in ["/missing", "/empty"] {
+            let (config, _) = read(&[("OPENSANDBOX_EGRESS_TOKEN_FILE", path)]);
+            let error = config.unwrap_err();
+            assert!(error.contains("OPENSANDBOX_EGRESS_TOKEN_FILE"), "{error}");
+        }
+    }
 }
