@@ -1,1 +1,3 @@
 //! The DNS filter.
+
+pub mod wire;
