@@ -307,6 +307,20 @@ impl Values {
         self
     }
 
+    /// The same values with a warning that the operands, if there are any, mean nothing.
+    #[must_use]
+    pub fn ignoring(mut self, operands: &[OsString]) -> Self {
+        if !operands.is_empty() {
+            let words: Vec<_> = operands.iter().map(|word| word.to_string_lossy()).collect();
+            self.warnings.push(Warning {
+                variable: "arguments".to_owned(),
+                value: words.join(" "),
+                used: "only the flags before them".to_owned(),
+            });
+        }
+        self
+    }
+
     fn entry(&self, variable: &str) -> Option<&Entry> {
         self.entries
             .iter()

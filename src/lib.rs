@@ -3,8 +3,11 @@
 //! The library exists so that integration tests, benchmarks and fuzz targets reach the same code
 //! the binary runs. `ARCHITECTURE.md` has the map and the invariants.
 
+pub mod applet;
 pub mod config;
 pub mod egress;
+pub mod generate;
 pub mod lifecycle;
 pub mod runtime;
 pub mod telemetry;
+pub mod version;

@@ -1,0 +1,258 @@
+//! The command line: one clap definition per applet, made from its table of settings.
+//!
+//! Flags are spelled as Go programs spell them, because launchers of the components this binary
+//! replaces do so: one dash or two, `=` or a separate word, switches only with `=`, and the first
+//! word that is no flag ends them. [`spell_out`] rewrites that to the one form clap is given.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, ArgAction, Command};
+
+use super::{Applet, Operands, PROGRAM};
+use crate::config::{Error, Kind, Setting, switch};
+
+const PRINT_CONFIG: &str = "print-config";
+const HELP: &str = "help";
+const VERSION: &str = "version";
+
+/// What a command line asks for.
+pub(super) enum Parsed {
+    /// The help text.
+    Help,
+    /// The version.
+    Version,
+    /// To run, or to show how it would run.
+    Line(Line),
+}
+
+/// The flags and words of a command line.
+pub(super) struct Line {
+    /// Settings given as flags, in order.
+    pub flags: Vec<(String, String)>,
+    /// Whether to show the configuration instead of running.
+    pub print_config: bool,
+    /// The words after the flags.
+    pub operands: Vec<OsString>,
+}
+
+/// The whole program, for its help, manual page and completions.
+#[must_use]
+pub fn program(applets: &[Applet]) -> Command {
+    Command::new(PROGRAM)
+        .about("The daemons of an AI-agent sandbox in one binary")
+        .long_about(
+            "Each applet is a program of its own, chosen by the first argument or by the name of \
+             a link to or a copy of this file that ends in the applet's name.",
+        )
+        .disable_help_subcommand(true)
+        .disable_help_flag(true)
+        .subcommand_value_name("APPLET")
+        .subcommand_help_heading("Applets")
+        .subcommand_required(true)
+        .override_usage(format!(
+            "{PROGRAM} APPLET [ARGUMENTS]\n       {PROGRAM} --list"
+        ))
+        .arg(flag("list", "Print the names of the applets"))
+        .arg(flag(VERSION, "Print the version").short('V'))
+        .arg(flag(HELP, "Print help, of an applet with help APPLET").short('h'))
+        .subcommands(applets.iter().map(command))
+}
+
+/// One applet.
+#[must_use]
+pub fn command(applet: &Applet) -> Command {
+    let mut command = Command::new(applet.name)
+        .about(applet.about)
+        .long_about(format!("{}\n\n{}", applet.about, applet.description))
+        .bin_name(format!("{PROGRAM} {}", applet.name))
+        .disable_help_flag(true)
+        .args_override_self(true);
+    for group in applet.settings {
+        let arguments = group.settings.iter().map(setting);
+        command = command.args(arguments.map(|argument| argument.help_heading(group.heading)));
+    }
+    if let Operands::Required(operands) = applet.operands {
+        let names: String = operands
+            .iter()
+            .map(|(name, _)| format!(" {name}"))
+            .collect();
+        command = command.override_usage(format!("{PROGRAM} {}{names}", applet.name));
+        let argument = |(name, words): &(&'static str, &'static [&'static str])| {
+            let argument = Arg::new(*name).required(true);
+            match *words {
+                [] => argument.value_hint(clap::ValueHint::AnyPath),
+                words => argument.value_parser(words.to_vec()),
+            }
+        };
+        command = command.args(operands.iter().map(argument));
+    } else {
+        let help = "Print every setting with its value and origin, secrets masked, and exit";
+        command = command
+            .override_usage(format!("{PROGRAM} {} [OPTIONS]", applet.name))
+            .arg(flag(PRINT_CONFIG, help));
+    }
+    command
+        .arg(flag(VERSION, "Print the version").short('V'))
+        .arg(flag(HELP, "Print help").short('h'))
+}
+
+fn flag(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .help(help)
+        .action(ArgAction::SetTrue)
+}
+
+fn setting(setting: &Setting) -> Arg {
+    let Setting {
+        flag,
+        variable,
+        default,
+        kind,
+        help,
+    } = *setting;
+    let mut notes = format!("{help}\n[env: {variable}]");
+    if !default.is_empty() {
+        notes.push_str(&format!(" [default: {default}]"));
+    }
+    let argument = Arg::new(flag).long(flag).help(help).long_help(notes);
+    match kind {
+        Kind::Switch => argument
+            .value_name("BOOL")
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true")
+            .value_parser(ValueParser::new(|text: &str| {
+                let known = switch(text).ok_or("expected true or false")?;
+                Ok::<_, &str>(known.to_string())
+            })),
+        Kind::List => argument.value_name("LIST").action(ArgAction::Append),
+        Kind::Text | Kind::Secret => argument.value_name("VALUE"),
+    }
+}
+
+/// Reads the arguments after the applet's name.
+///
+/// # Errors
+///
+/// A flag that does not exist or has no usable value, as one line.
+pub(super) fn parse(applet: &Applet, arguments: &[OsString]) -> Result<Parsed, Error> {
+    let (flags, operands) = spell_out(applet, arguments);
+    // The operands are judged apart from the flags, so that daemons can ignore theirs.
+    let command =
+        command(applet)
+            .no_binary_name(true)
+            .mut_args(|argument| match argument.is_positional() {
+                true => argument.required(false),
+                false => argument,
+            });
+    let matches = command
+        .try_get_matches_from(flags)
+        .map_err(|error| Error::Usage(one_line(applet, &error)))?;
+    if matches.get_flag(HELP) {
+        return Ok(Parsed::Help);
+    }
+    if matches.get_flag(VERSION) {
+        return Ok(Parsed::Version);
+    }
+    let settings = applet.settings.iter().flat_map(|group| group.settings);
+    let flags = settings
+        .filter_map(|setting| Some((setting.flag, matches.get_many::<String>(setting.flag)?)))
+        .flat_map(|(flag, given)| given.map(|value| (flag.to_owned(), value.clone())))
+        .collect();
+    Ok(Parsed::Line(Line {
+        flags,
+        print_config: matches!(matches.try_get_one(PRINT_CONFIG), Ok(Some(true))),
+        operands: operands.to_vec(),
+    }))
+}
+
+/// Splits the arguments at the first word that is no flag, with every flag before it spelled
+/// `--name` or `--name=value`.
+fn spell_out<'a>(applet: &Applet, arguments: &'a [OsString]) -> (Vec<OsString>, &'a [OsString]) {
+    let mut flags = Vec::new();
+    let mut rest = arguments;
+    while let Some((word, after)) = rest.split_first() {
+        let bytes = word.as_bytes();
+        let name = match bytes {
+            b"-" => return (flags, rest),
+            b"--" => return (flags, after),
+            [b'-', b'-', name @ ..] | [b'-', name @ ..] => name,
+            _ => return (flags, rest),
+        };
+        rest = after;
+        let mut flag = b"--".to_vec();
+        flag.extend_from_slice(match name {
+            b"h" => HELP.as_bytes(),
+            b"V" => VERSION.as_bytes(),
+            name => name,
+        });
+        if takes_next_word(applet, OsStr::from_bytes(name))
+            && let Some((value, after)) = rest.split_first()
+        {
+            flag.push(b'=');
+            flag.extend_from_slice(value.as_bytes());
+            rest = after;
+        }
+        flags.push(OsString::from_vec(flag));
+    }
+    (flags, rest)
+}
+
+fn takes_next_word(applet: &Applet, name: &OsStr) -> bool {
+    let mut settings = applet.settings.iter().flat_map(|group| group.settings);
+    settings.any(|setting| setting.flag == name && setting.kind != Kind::Switch)
+}
+
+/// What clap has to say, without its paragraphs.
+fn one_line(applet: &Applet, error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+        _ => None,
+    };
+    let message = match (error.kind(), context(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(flag)) => {
+            let near = context(ContextKind::SuggestedArg);
+            let near = near.map_or_else(String::new, |near| format!(", did you mean {near}?"));
+            format!("unknown flag {flag}{near}")
+        }
+        _ => {
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            first.trim_start_matches("error: ").to_owned()
+        }
+    };
+    format!("{message} (see {PROGRAM} {} --help)", applet.name)
+}
+
+/// Checks the operands of an applet that needs some.
+///
+/// # Errors
+///
+/// There are too few or too many, or one is not among the accepted words.
+pub(super) fn check_operands(
+    expected: &[(&str, &[&str])],
+    given: &[OsString],
+) -> Result<(), Error> {
+    let usage = |reason: String| Err(Error::Usage(reason));
+    for (index, (name, words)) in expected.iter().enumerate() {
+        match given.get(index) {
+            None => return usage(format!("{name} is missing")),
+            Some(word) if words.is_empty() || words.iter().any(|known| word == known) => {}
+            Some(word) => {
+                return usage(format!(
+                    "{name} is {word:?}: expected {}",
+                    words.join(" or ")
+                ));
+            }
+        }
+    }
+    match given.get(expected.len()) {
+        Some(word) => usage(format!("unexpected argument {word:?}")),
+        None => Ok(()),
+    }
+}

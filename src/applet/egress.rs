@@ -1,0 +1,85 @@
+//! The definition of the `egress` applet.
+
+use super::{Applet, Group, Manual, Operands, PROGRAM_SETTINGS};
+use crate::egress;
+use crate::lifecycle::{Fatal, Signals};
+use crate::telemetry::Component;
+use crate::telemetry::env::{self as telemetry, component_settings};
+
+/// Decides by name what a sandbox may reach.
+pub const APPLET: Applet = Applet {
+    name: "egress",
+    about: "Decides by name what a sandbox may reach, and records it",
+    description: "\
+        Runs beside a sandbox in its network namespace. Names are resolved through a filter that \
+        answers only what the policy allows; the kernel sends every DNS query of the sandbox to \
+        it. The policy comes from the environment or a file and is changed over an HTTP API. \
+        Every decision is a log record and moves a metric.",
+    banner: Some("OpenSandbox Egress"),
+    settings: &[
+        Group {
+            heading: "Egress",
+            settings: egress::config::SETTINGS,
+        },
+        Group {
+            heading: "Log and telemetry",
+            settings: component_settings(Component::Egress),
+        },
+        Group {
+            heading: "OpenTelemetry",
+            settings: telemetry::SETTINGS,
+        },
+        Group {
+            heading: "Program",
+            settings: PROGRAM_SETTINGS,
+        },
+    ],
+    operands: Operands::Ignored,
+    manual: Manual {
+        files: &[
+            (
+                "/var/egress/rules/deny.always",
+                "Names and addresses that are denied whatever the policy says, one a line.",
+            ),
+            (
+                "/var/egress/rules/allow.always",
+                "Names and addresses that are allowed unless deny.always has them, one a line.",
+            ),
+            (
+                "/var/egress/rules/log_skip.always",
+                "Names whose allowed queries are not logged, one a line.",
+            ),
+            (
+                "/etc/resolv.conf",
+                "The upstream resolvers when no others are set.",
+            ),
+        ],
+        signals: Signals::MEANINGS,
+        examples: &[
+            (
+                "OPENSANDBOX_EGRESS_RULES='{\"egress\":[{\"action\":\"allow\",\"target\":\"*.example.com\"}]}' opensandbox egress",
+                "Allow example.com's subdomains and nothing else.",
+            ),
+            (
+                "opensandbox egress --config /etc/opensandbox/egress.toml --print-config",
+                "Show every setting with its value and where the value comes from, without starting.",
+            ),
+            (
+                "curl http://127.0.0.1:18080/policy",
+                "Ask the running filter for its policy.",
+            ),
+        ],
+    },
+    check: |values, warnings| {
+        drop(telemetry::Config::read(Component::Egress, values, warnings));
+        let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
+        egress::config::Config::read(values, &read_file, warnings).map(drop)
+    },
+    run: |values| {
+        let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
+        egress::config::Config::read(values, &read_file, &mut Vec::new())?;
+        Err(Fatal::failed("cannot start")(
+            "this build has no DNS filter",
+        ))
+    },
+};
