@@ -5,10 +5,13 @@
 //! provider, no thread, no socket, no look-up. Never blocks what it observes, and never grows
 //! without a bound: what cannot be delivered is dropped and counted.
 
+mod bridge;
 pub mod env;
 pub mod instrument;
+pub mod log;
 pub mod semconv;
 pub mod series;
+pub mod trace_context;
 
 use std::sync::Arc;
 use std::time::Duration;
