@@ -64,8 +64,19 @@ pub enum Operands {
     /// They are ignored with a warning, as launchers add words of their own: the execd image is
     /// started with `tail -f /dev/null`.
     Ignored,
-    /// Exactly these are needed: the name and the accepted words, none meaning any.
-    Required(&'static [(&'static str, &'static [&'static str])]),
+    /// Exactly these are needed.
+    Required(&'static [Operand]),
+}
+
+/// A word an applet needs after its flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// What the usage line calls it.
+    pub name: &'static str,
+    /// The accepted words; none means any.
+    pub words: &'static [&'static str],
+    /// What it is for, in one line.
+    pub help: &'static str,
 }
 
 /// What a manual page says besides the settings.
@@ -280,4 +291,151 @@ fn unknown(word: &str, applets: &[Applet]) -> String {
 fn names(applets: &[Applet]) -> String {
     let names: Vec<_> = applets.iter().map(|applet| applet.name).collect();
     names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::io;
+
+    /// An applet of this name that does nothing.
+    const fn applet(name: &'static str) -> Applet {
+        Applet {
+            name,
+            about: "A test",
+            description: "",
+            banner: None,
+            settings: &[],
+            operands: Operands::Ignored,
+            manual: Manual {
+                files: &[],
+                signals: &[],
+                examples: &[],
+            },
+            check: |_, _| Ok(()),
+            run: |_| Ok(Exit::Success),
+        }
+    }
+
+    const NAMED: &[Applet] = &[applet("gate"), applet("execd"), applet("fast-gate")];
+
+    #[test]
+    fn the_end_of_a_file_name_selects_the_longest_applet() {
+        for (path, expected) in [
+            ("execd", Some("execd")),
+            ("./execd", Some("execd")),
+            ("/opt/opensandbox/execd", Some("execd")),
+            ("execd.exe", Some("execd")),
+            ("opensandbox-execd", Some("execd")),
+            ("opensandbox-fast-gate", Some("fast-gate")),
+            ("breakfast-gate", Some("gate")),
+            ("my_gate", Some("gate")),
+            ("navigate", None),
+            ("2gate", None),
+            ("gate-2", None),
+            ("gate/opensandbox", None),
+            ("opensandbox", None),
+            ("", None),
+            ("/", None),
+        ] {
+            let found = by_file_name(OsStr::new(path), NAMED).map(|applet| applet.name);
+            assert_eq!(found, expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn names_flags_and_variables_are_well_formed_and_unique() {
+        let kebab = |name: &str| {
+            let mut words = name.split('-');
+            words.all(|word| {
+                !word.is_empty()
+                    && word
+                        .chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
+            })
+        };
+        for applet in APPLETS {
+            assert!(kebab(applet.name), "{}", applet.name);
+            let mut seen = HashSet::from(["help", "version", "print-config", "list"]);
+            for setting in applet.settings.iter().flat_map(|group| group.settings) {
+                assert!(kebab(setting.flag), "--{}", setting.flag);
+                assert!(setting.flag.len() > 1, "-{} is a short flag", setting.flag);
+                assert!(seen.insert(setting.flag), "--{} twice", setting.flag);
+                assert!(seen.insert(setting.variable), "{} twice", setting.variable);
+                assert!(!setting.help.is_empty(), "--{}", setting.flag);
+                assert!(!setting.help.ends_with('.'), "--{}", setting.flag);
+            }
+        }
+        program(APPLETS).debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_of_every_applet_are_accepted_without_a_warning() {
+        for applet in APPLETS {
+            let sources = Sources {
+                flags: &[],
+                environment: &|_| None,
+                file: None,
+            };
+            let tables: Vec<_> = applet.settings.iter().map(|group| group.settings).collect();
+            let values = Values::resolve(&tables, &sources).unwrap();
+            let mut warnings = Vec::new();
+            (applet.check)(&values, &mut warnings).unwrap();
+            assert_eq!(warnings, [], "{}", applet.name);
+        }
+    }
+
+    /// A pipe nobody reads, or a full disk.
+    struct Refusing(ErrorKind);
+
+    impl Write for Refusing {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(self.0.into())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_no_failure_but_a_full_disk_is() {
+        for (kind, expected) in [
+            (ErrorKind::BrokenPipe, Exit::Success),
+            (ErrorKind::StorageFull, Exit::Failure),
+        ] {
+            for arguments in [
+                &["opensandbox", "--help"][..],
+                &["opensandbox", "--list"],
+                &["execd", "--help"],
+            ] {
+                let mut message = Vec::new();
+                let process = Process {
+                    arguments: arguments.iter().map(OsString::from).collect(),
+                    environment: &|_| None,
+                    stdout: &mut Refusing(kind),
+                    stderr: &mut message,
+                };
+                assert_eq!(process.run(NAMED), expected, "{arguments:?}");
+                assert_eq!(message.is_empty(), expected == Exit::Success);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_command_line_panics(words in proptest::collection::vec("-{0,3}[a-zV=,.-]{0,12}", 0..6)) {
+            let mut arguments: Vec<_> = words.iter().map(OsString::from).collect();
+            arguments.insert(0, OsString::from("execd"));
+            let process = Process {
+                arguments,
+                environment: &|_| None,
+                stdout: &mut io::sink(),
+                stderr: &mut io::sink(),
+            };
+            let exit = process.run(NAMED);
+            proptest::prop_assert!(matches!(exit, Exit::Success | Exit::Usage));
+        }
+    }
 }

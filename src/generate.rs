@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use crate::applet::{APPLETS, Applet, Manual, Operands, PROGRAM, command, program};
+use crate::applet::{APPLETS, Applet, Manual, Operand, Operands, PROGRAM, command, program};
 use crate::config::{Setting, Values};
 use crate::lifecycle::{Exit, Fatal};
 
@@ -27,7 +27,18 @@ pub const APPLET: Applet = Applet {
         directory, which is made if needed.",
     banner: None,
     settings: &[],
-    operands: Operands::Required(&[("KIND", &[MAN, COMPLETIONS]), ("DIR", &[])]),
+    operands: Operands::Required(&[
+        Operand {
+            name: "KIND",
+            words: &[MAN, COMPLETIONS],
+            help: "What to write",
+        },
+        Operand {
+            name: "DIR",
+            words: &[],
+            help: "The directory to write into",
+        },
+    ]),
     manual: Manual {
         files: &[],
         signals: &[],

@@ -11,7 +11,7 @@ use clap::builder::ValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command};
 
-use super::{Applet, Operands, PROGRAM};
+use super::{Applet, Operand, Operands, PROGRAM};
 use crate::config::{Error, Kind, Setting, switch};
 
 const PRINT_CONFIG: &str = "print-config";
@@ -75,14 +75,11 @@ pub fn command(applet: &Applet) -> Command {
         command = command.args(arguments.map(|argument| argument.help_heading(group.heading)));
     }
     if let Operands::Required(operands) = applet.operands {
-        let names: String = operands
-            .iter()
-            .map(|(name, _)| format!(" {name}"))
-            .collect();
+        let names: String = operands.iter().map(|o| format!(" {}", o.name)).collect();
         command = command.override_usage(format!("{PROGRAM} {}{names}", applet.name));
-        let argument = |(name, words): &(&'static str, &'static [&'static str])| {
-            let argument = Arg::new(*name).required(true);
-            match *words {
+        let argument = |operand: &Operand| {
+            let argument = Arg::new(operand.name).required(true).help(operand.help);
+            match operand.words {
                 [] => argument.value_hint(clap::ValueHint::AnyPath),
                 words => argument.value_parser(words.to_vec()),
             }
@@ -234,25 +231,149 @@ fn one_line(applet: &Applet, error: &clap::Error) -> String {
 /// # Errors
 ///
 /// There are too few or too many, or one is not among the accepted words.
-pub(super) fn check_operands(
-    expected: &[(&str, &[&str])],
-    given: &[OsString],
-) -> Result<(), Error> {
+pub(super) fn check_operands(expected: &[Operand], given: &[OsString]) -> Result<(), Error> {
     let usage = |reason: String| Err(Error::Usage(reason));
-    for (index, (name, words)) in expected.iter().enumerate() {
+    for (index, Operand { name, words, .. }) in expected.iter().enumerate() {
         match given.get(index) {
             None => return usage(format!("{name} is missing")),
             Some(word) if words.is_empty() || words.iter().any(|known| word == known) => {}
             Some(word) => {
-                return usage(format!(
-                    "{name} is {word:?}: expected {}",
-                    words.join(" or ")
-                ));
+                let words = words.join(" or ");
+                return usage(format!("{name} is {word:?}: expected {words}"));
             }
         }
     }
     match given.get(expected.len()) {
         Some(word) => usage(format!("unexpected argument {word:?}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::applet::{Group, Manual};
+    use crate::lifecycle::Exit;
+
+    const fn text(flag: &'static str) -> Setting {
+        Setting {
+            flag,
+            variable: flag,
+            default: "",
+            kind: Kind::Text,
+            help: "A setting",
+        }
+    }
+
+    const APPLET: Applet = Applet {
+        name: "test",
+        about: "A test",
+        description: "",
+        banner: None,
+        settings: &[Group {
+            heading: "Test",
+            settings: &[
+                text("port"),
+                text("name"),
+                Setting {
+                    kind: Kind::Switch,
+                    ..text("loud")
+                },
+                Setting {
+                    kind: Kind::List,
+                    ..text("hook")
+                },
+            ],
+        }],
+        operands: Operands::Ignored,
+        manual: Manual {
+            files: &[],
+            signals: &[],
+            examples: &[],
+        },
+        check: |_, _| Ok(()),
+        run: |_| Ok(Exit::Success),
+    };
+
+    /// What the words mean: `name=value` for each flag, then `| operand...`; or the error.
+    fn read(words: &str) -> Result<String, String> {
+        let words: Vec<_> = words.split_whitespace().map(OsString::from).collect();
+        match parse(&APPLET, &words).map_err(|error| error.to_string())? {
+            Parsed::Help => Ok("help".to_owned()),
+            Parsed::Version => Ok("version".to_owned()),
+            Parsed::Line(line) => {
+                let flags = line
+                    .flags
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"));
+                let operands = line
+                    .operands
+                    .iter()
+                    .map(|word| word.to_string_lossy().into());
+                let bar = (!line.operands.is_empty()).then(|| "|".to_owned());
+                Ok(flags
+                    .chain(bar)
+                    .chain(operands)
+                    .collect::<Vec<_>>()
+                    .join(" "))
+            }
+        }
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        for (words, expected) in [
+            ("", ""),
+            ("-port 1", "port=1"),
+            ("--port 1", "port=1"),
+            ("-port=1", "port=1"),
+            ("--port=1", "port=1"),
+            ("--port=", "port="),
+            ("--port=a=b", "port=a=b"),
+            ("-port -1", "port=-1"),
+            ("-port --name", "port=--name"),
+            ("-port 1 -port 2", "port=2"),
+            ("-hook a,b -hook c", "hook=a,b hook=c"),
+            ("-loud", "loud=true"),
+            ("-loud=false", "loud=false"),
+            ("-loud=T", "loud=true"),
+            ("-loud false", "loud=true | false"),
+            ("tail -f /dev/null", "| tail -f /dev/null"),
+            ("-port 1 word -name 2", "port=1 | word -name 2"),
+            ("-port 1 -- -name 2 -- 3", "port=1 | -name 2 -- 3"),
+            ("-port 1 - -name", "port=1 | - -name"),
+            ("--", ""),
+            ("-h", "help"),
+            ("-help", "help"),
+            ("-port 1 --help", "help"),
+            ("-V", "version"),
+            ("-version", "version"),
+        ] {
+            assert_eq!(read(words), Ok(expected.to_owned()), "{words}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_one_line_with_the_reason() {
+        for (words, expected) in [
+            ("-nope", "unknown flag --nope ("),
+            ("--prot=1", "unknown flag --prot, did you mean --port? ("),
+            ("-p 1", "unknown flag --p, did you mean"),
+            ("-port", "a value is required for '--port <VALUE>'"),
+            (
+                "-loud=maybe",
+                "invalid value 'maybe' for '--loud[=<BOOL>]': expected true or false (",
+            ),
+            ("---port", "unknown flag ---port"),
+            ("-=1", "unknown flag --"),
+        ] {
+            let error = read(words).unwrap_err();
+            assert!(error.starts_with(expected), "{words}: {error}");
+            assert!(error.ends_with("(see opensandbox test --help)"), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+        let bad = OsString::from_vec(b"--name=\xff".to_vec());
+        let error = parse(&APPLET, &[bad]).map(drop).unwrap_err().to_string();
+        assert!(error.contains("invalid UTF-8"), "{error}");
     }
 }
