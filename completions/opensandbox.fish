@@ -1,0 +1,105 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_opensandbox_global_optspecs
+    string join \n list V/version h/help
+end
+
+function __fish_opensandbox_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_opensandbox_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_opensandbox_using_subcommand
+    set -l cmd (__fish_opensandbox_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -l list -d 'Print the names of the applets'
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -s V -l version -d 'Print the version'
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -s h -l help -d 'Print help, of an applet with help APPLET'
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -f -a "egress" -d 'Decides by name what a sandbox may reach, and records it'
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -f -a "generate" -d 'Writes the manual pages or the shell completions of this program'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l mode -d 'How the policy is enforced. `dns`: DNS answers decide, and port 53 is redirected to the filter' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules -d 'Initial policy as JSON; without one everything is denied' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l policy-file -d 'File the policy is loaded from, in preference to the rules, and saved to after each change over the API' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules-dir -d 'Directory of deny.always, allow.always and log_skip.always' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l max-rules -d 'Most rules a policy set over the API may have; 0 lifts the limit' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l http-addr -d 'Listen address of the policy API; an empty host means every interface, both families' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l token -d 'Token clients of the policy API must send as OPENSANDBOX-EGRESS-AUTH; empty leaves the API open' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l token-file -d 'File that holds the token, one final newline dropped; the token given directly wins' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-port -d 'Loopback port of the DNS filter, on 127.0.0.1 and ::1, UDP and TCP' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream -d 'Upstream resolvers, comma list of literal addresses with optional port; unset: the nameservers of /etc/resolv.conf' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-timeout -d 'Seconds a query may wait for an upstream, 1 to 120' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe -d 'Name the health probe asks for: the root asks for NS, any other name for A' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe-interval -d 'Seconds between health probes, 1 to 3600' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l nameserver-exempt -d 'Resolver addresses the workload may ask directly, past the policy; comma list of literal addresses' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l deny-webhook -d 'URL that is told of each denied query' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l allow-unenforced -d 'Start without CAP_NET_ADMIN: names are filtered only for clients that ask the filter by themselves' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l teardown-on-exit -d 'Remove the kernel\'s redirect at a graceful stop; by default it stays, and DNS stays closed' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l log-rules-max -d 'Most rules a log record lists; a longer list is logged as its digest and count' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l sandbox-id -d 'Identifier of the sandbox, on every metric and log record' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l fallback-sandbox-id -d 'Identifier of the sandbox when --sandbox-id is not given' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l metrics-extra-attrs -d 'Attributes of every metric and log record, as key=value,key2=value2' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-sdk-disabled -d 'Export nothing over OpenTelemetry; the log on standard output is unaffected' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-metrics-exporter -d 'Comma list of otlp, console, prometheus, none; unset: otlp when a metrics endpoint is known' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-logs-exporter -d 'Comma list of otlp, console, none; unset: otlp when a logs endpoint is known' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-endpoint -d 'Base URL of the OTLP receiver; /v1/metrics and /v1/logs are appended for HTTP' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-endpoint -d 'URL metrics are sent to, used as it is' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-endpoint -d 'URL logs are sent to, used as it is' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-protocol -d 'http/protobuf, http/json or grpc' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-protocol -d 'The protocol, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-protocol -d 'The protocol, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-headers -d 'Headers of every export, as key=value,key2=value2, percent-encoded' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-headers -d 'The headers, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-headers -d 'The headers, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-timeout -d 'Longest time one batch may take, retries included, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-timeout -d 'The timeout, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-timeout -d 'The timeout, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-compression -d 'gzip or none' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-compression -d 'The compression, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-compression -d 'The compression, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-insecure -d 'false: a gRPC endpoint without a scheme uses TLS' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-insecure -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-insecure -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-certificate -d 'File with the trusted certificates of the receiver, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-certificate -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-certificate -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-client-certificate -d 'File with the client certificate chain, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-client-certificate -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-client-certificate -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-client-key -d 'File with the client\'s private key, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-client-key -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-logs-client-key -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-service-name -d 'service.name of the resource; unset: opensandbox-<component>-<version>' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-resource-attributes -d 'Attributes of the resource, as key=value,key2=value2, percent-encoded' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-metric-export-interval -d 'Milliseconds between two metric exports' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-metric-export-timeout -d 'Longest time one metric export may take, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-blrp-schedule-delay -d 'Longest time a log record waits for its batch, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-blrp-export-timeout -d 'Longest time one log export may take, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-blrp-max-queue-size -d 'Log records that may wait for export; further ones are dropped and counted' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-blrp-max-export-batch-size -d 'Log records in one export' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-temporality-preference -d 'cumulative, delta or lowmemory' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-otlp-metrics-default-histogram-aggregation -d 'explicit_bucket_histogram or base2_exponential_bucket_histogram' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-prometheus-host -d 'Address the scrape endpoint listens on' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-exporter-prometheus-port -d 'Port the scrape endpoint listens on' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-semconv-stability-opt-in -d 'http: the stable HTTP attribute keys; http/dup: both' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otel-log-level -d 'Verbosity of the OpenTelemetry SDK about itself: none, error, warn, info, debug, trace' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l otlp-node-fallback -d 'With no endpoint set, export to port 4318 of the node (HOST_IP, else /etc/hostinfo)' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l host-ip -d 'Address of the node, for the node fallback' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l config -d 'TOML file of settings, keys named like the flags; variables and flags win over it' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l banner -d 'Print version and platform on standard output before the first log line' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l print-config -d 'Print every setting with its value and origin, secrets masked, and exit'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -s V -l version -d 'Print the version'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -s h -l help -d 'Print help'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand generate" -s V -l version -d 'Print the version'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand generate" -s h -l help -d 'Print help'
