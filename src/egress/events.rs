@@ -8,13 +8,21 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use slog::{KV, Record, Serializer, info, o};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use slog::{KV, Record, Serializer, error, info, o, warn};
 
 use super::metrics::{Decision, DropReason, Metrics, Outcome, QueryLabels, Transport};
-use super::policy::{DomainSet, Reason};
+use super::policy::{Action, DomainSet, Reason};
 
 /// How many `egress.denied` records a second are written; the rest are only counted.
 const DENIED_RECORDS_PER_SECOND: u64 = 100;
+
+/// How many rules a record lists unless told otherwise; a longer list is logged as its digest.
+const LISTED_RULES: usize = 256;
+
+/// How long a listed list may be as JSON, in octets: few rules can still be long ones.
+const LISTED_RULES_OCTETS: usize = 64 * 1024;
 
 /// Where events go.
 pub struct Observer {
@@ -24,6 +32,7 @@ pub struct Observer {
     /// Names whose successful look-ups are not logged (`log_skip.always`).
     pub log_skip: arc_swap::ArcSwap<DomainSet>,
     denied: RateLimit,
+    listed_rules: usize,
 }
 
 impl Observer {
@@ -35,7 +44,15 @@ impl Observer {
             metrics,
             log_skip: arc_swap::ArcSwap::default(),
             denied: RateLimit::new(DENIED_RECORDS_PER_SECOND),
+            listed_rules: LISTED_RULES,
         }
+    }
+
+    /// Lists up to `rules` rules in a record, instead of 256, before it writes their digest.
+    #[must_use]
+    pub fn listing_up_to(mut self, rules: usize) -> Self {
+        self.listed_rules = rules;
+        self
     }
 
     /// The logger, for plain operational lines.
@@ -143,6 +160,126 @@ impl Dropped {
     }
 }
 
+/// `egress.loaded`: the policy the process starts with is in force.
+pub struct Loaded<'a, R> {
+    /// The default action.
+    pub default_action: Action,
+    /// The user's rules in order.
+    pub rules: &'a [R],
+}
+
+impl<R: Serialize + Clone + Send + 'static> Loaded<'_, R> {
+    /// Writes the record.
+    pub fn emit(&self, to: &Observer) {
+        info!(to.logger, "egress policy loaded"; PolicyRecord {
+            event: "egress.loaded",
+            default_action: self.default_action,
+            rules: Rules::of(self.rules, to.listed_rules),
+        });
+    }
+}
+
+/// `egress.updated`: a change asked for over the API is in force.
+pub struct Updated<'a, R> {
+    /// The default action after the change.
+    pub default_action: Action,
+    /// The rules of this request alone.
+    pub rules: &'a [R],
+}
+
+impl<R: Serialize + Clone + Send + 'static> Updated<'_, R> {
+    /// Writes the record.
+    pub fn emit(&self, to: &Observer) {
+        info!(to.logger, "egress policy updated"; PolicyRecord {
+            event: "egress.updated",
+            default_action: self.default_action,
+            rules: Rules::of(self.rules, to.listed_rules),
+        });
+    }
+}
+
+/// Whose fault a failure is; decides the level of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request was refused: `warn`.
+    Client,
+    /// The request could not be carried out: `error`.
+    Server,
+}
+
+/// `egress.update_failed`: a change was not made; the policy in force is what it was.
+pub struct UpdateFailed<'a> {
+    /// Why.
+    pub error: &'a str,
+    /// Whose fault it is.
+    pub fault: Fault,
+}
+
+impl UpdateFailed<'_> {
+    /// Writes the record.
+    pub fn emit(&self, to: &Observer) {
+        const MESSAGE: &str = "egress policy update failed";
+        match self.fault {
+            Fault::Client => warn!(to.logger, "{}", MESSAGE; self),
+            Fault::Server => error!(to.logger, "{}", MESSAGE; self),
+        }
+    }
+}
+
+impl KV for UpdateFailed<'_> {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        serializer.emit_str("opensandbox.event".into(), "egress.update_failed")?;
+        serializer.emit_str("error".into(), self.error)
+    }
+}
+
+/// The fields of a record about a policy.
+struct PolicyRecord<R> {
+    event: &'static str,
+    default_action: Action,
+    rules: Rules<R>,
+}
+
+/// A list of rules in a record.
+enum Rules<R> {
+    Listed(Vec<R>),
+    Digested { digest: String, count: usize },
+}
+
+impl<R: Serialize + Clone> Rules<R> {
+    fn of(rules: &[R], listed: usize) -> Self {
+        // The model has no value that JSON lacks, so there is always a text to digest.
+        let canonical = serde_json::to_vec(rules).unwrap_or_default();
+        if rules.len() <= listed && canonical.len() <= LISTED_RULES_OCTETS {
+            return Self::Listed(rules.to_vec());
+        }
+        let mut digest = String::from("sha256:");
+        for octet in Sha256::digest(&canonical) {
+            digest.push_str(&format!("{octet:02x}"));
+        }
+        Self::Digested {
+            digest,
+            count: rules.len(),
+        }
+    }
+}
+
+impl<R: Serialize + Clone + Send + 'static> KV for PolicyRecord<R> {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        serializer.emit_str("opensandbox.event".into(), self.event)?;
+        serializer.emit_str("egress.default".into(), self.default_action.as_str())?;
+        match &self.rules {
+            Rules::Listed(rules) => {
+                serializer.emit_serde("rules".into(), &slog::Serde(rules.clone()))
+            }
+            Rules::Digested { digest, count } => {
+                serializer.emit_str("rules_digest".into(), digest)?;
+                serializer.emit_usize("rules_count".into(), *count)
+            }
+        }
+    }
+}
+
 /// Admits a fixed number of events in each second.
 struct RateLimit {
     per_second: u64,
@@ -173,5 +310,146 @@ impl RateLimit {
                 (state & 0xffff_ffff < self.per_second).then_some(state + 1)
             });
         admitted.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use slog::Drain;
+
+    use super::super::policy::Rule;
+    use super::*;
+    use crate::telemetry::instrument::Meter;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(octets);
+            Ok(octets.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `act` writes: level, message and fields, without the baseline.
+    fn written(act: impl FnOnce(&Observer)) -> String {
+        let lines = Lines::default();
+        let drain = slog_json::Json::new(lines.clone())
+            .add_key_value(o!(
+                "msg" => slog::FnValue(|record| record.msg().to_string()),
+                "level" => slog::FnValue(|record| record.level().as_short_str()),
+            ))
+            .build();
+        let logger = slog::Logger::root(Mutex::new(drain).fuse(), o!());
+        act(&Observer::new(logger, Metrics::new(&Meter::noop())));
+        let octets = lines.0.lock().unwrap().clone();
+        String::from_utf8(octets).unwrap().trim_end().to_owned()
+    }
+
+    fn rules(count: usize) -> Vec<Rule> {
+        (0..count)
+            .map(|number| Rule::new(Action::Allow, &format!("Host{number}.test")).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn loaded_lists_the_rules_in_order() {
+        let rules = rules(2);
+        let line = written(|observer| {
+            Loaded {
+                default_action: Action::Deny,
+                rules: &rules,
+            }
+            .emit(observer);
+        });
+        assert!(
+            line.ends_with(r#""opensandbox.event":"egress.loaded","egress.default":"deny","rules":[{"action":"allow","target":"Host0.test"},{"action":"allow","target":"Host1.test"}]}"#),
+            "{line}"
+        );
+        assert!(line.contains(r#""msg":"egress policy loaded""#));
+        assert!(line.contains(r#""level":"INFO""#));
+    }
+
+    #[test]
+    fn updated_lists_nothing_as_an_empty_array() {
+        let line = written(|observer| {
+            let nothing: &[Rule] = &[];
+            Updated {
+                default_action: Action::Allow,
+                rules: nothing,
+            }
+            .emit(observer);
+        });
+        assert!(
+            line.ends_with(
+                r#""opensandbox.event":"egress.updated","egress.default":"allow","rules":[]}"#
+            ),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_a_digest() {
+        let update = |count: usize| {
+            written(|observer| {
+                Updated {
+                    default_action: Action::Deny,
+                    rules: &rules(count),
+                }
+                .emit(observer);
+            })
+        };
+        assert!(update(256).contains(r#""rules":["#));
+        let long = update(257);
+        assert!(!long.contains(r#""rules":"#));
+        assert!(long.ends_with(r#","rules_count":257}"#), "{long}");
+        let canonical = serde_json::to_string(&rules(257)).unwrap();
+        let digest: String = Sha256::digest(canonical.as_bytes())
+            .iter()
+            .map(|octet| format!("{octet:02x}"))
+            .collect();
+        assert!(long.contains(&format!(r#""rules_digest":"sha256:{digest}""#)));
+    }
+
+    #[test]
+    fn a_few_long_rules_are_a_digest_too() {
+        let huge = Rule::new(Action::Deny, &"x".repeat(LISTED_RULES_OCTETS)).unwrap();
+        let line = written(|observer| {
+            Updated {
+                default_action: Action::Deny,
+                rules: &[huge],
+            }
+            .emit(observer);
+        });
+        assert!(line.contains(r#""rules_count":1"#));
+        assert!(line.len() < 1024);
+    }
+
+    #[test]
+    fn a_failure_is_a_warning_or_an_error() {
+        let fail = |fault| {
+            written(|observer| {
+                UpdateFailed {
+                    error: "empty patch body",
+                    fault,
+                }
+                .emit(observer);
+            })
+        };
+        let refused = fail(Fault::Client);
+        assert!(
+            refused.ends_with(
+                r#""opensandbox.event":"egress.update_failed","error":"empty patch body"}"#
+            ),
+            "{refused}"
+        );
+        assert!(refused.contains(r#""level":"WARN""#));
+        assert!(fail(Fault::Server).contains(r#""level":"ERRO""#));
     }
 }

@@ -328,39 +328,5 @@ impl Serialize for Policy {
     }
 }
 
-/// How many rules a policy may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleLimit(Option<usize>);
-
-impl Default for RuleLimit {
-    fn default() -> Self {
-        Self(Some(4096))
-    }
-}
-
-impl RuleLimit {
-    /// Reads a setting: a number of rules, 0 for no limit. `None` if it is neither.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        match text.trim().parse() {
-            Ok(0) => Some(Self(None)),
-            Ok(limit) => Some(Self(Some(limit))),
-            Err(_) => None,
-        }
-    }
-
-    /// The number of rules; `None` for no limit.
-    #[must_use]
-    pub fn get(self) -> Option<usize> {
-        self.0
-    }
-
-    /// Whether `policy` has more rules than allowed, and the limit.
-    #[must_use]
-    pub fn exceeded_by(self, policy: &Policy) -> Option<usize> {
-        self.0.filter(|limit| policy.rules.len() > *limit)
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -407,16 +407,6 @@ fn the_mode_follows_from_the_shape() {
 }
 
 #[test]
-fn the_rule_limit_is_read_leniently_by_its_caller() {
-    let limit = |text| RuleLimit::parse(text).map(RuleLimit::get);
-    assert_eq!(RuleLimit::default().get(), Some(4096));
-    assert_eq!(limit("0"), Some(None));
-    assert_eq!(limit(" 100 "), Some(Some(100)));
-    assert_eq!(limit("not-a-number"), None);
-    assert_eq!(limit("-1"), None);
-}
-
-#[test]
 fn a_domain_set_matches_like_rules_do() {
     let set =
         DomainSet::new(&["metadata.internal", " *.cluster.local", "Foo.Example.Com"]).unwrap();
