@@ -8,3 +8,4 @@ pub mod dns;
 pub mod events;
 pub mod metrics;
 pub mod policy;
+pub mod store;
