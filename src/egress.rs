@@ -3,9 +3,13 @@
 //! Owns the DNS filter, the policy and its HTTP API, and the kernel redirect that makes the filter
 //! unavoidable. Never terminates or inspects the workload's own connections.
 
+pub mod api;
 pub mod config;
 pub mod dns;
 pub mod events;
 pub mod metrics;
 pub mod policy;
+#[cfg(test)]
+mod recorder;
 pub mod store;
+pub mod writer;

@@ -56,7 +56,6 @@ impl Observer {
     }
 
     /// The logger, for plain operational lines.
-    #[must_use]
     pub fn logger(&self) -> &slog::Logger {
         &self.logger
     }
@@ -315,41 +314,17 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
-
-    use slog::Drain;
-
     use super::super::policy::Rule;
+    use super::super::recorder::Recorder;
     use super::*;
-    use crate::telemetry::instrument::Meter;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(octets);
-            Ok(octets.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What `act` writes: level, message and fields, without the baseline.
+    /// The one record that `act` writes.
     fn written(act: impl FnOnce(&Observer)) -> String {
-        let lines = Lines::default();
-        let drain = slog_json::Json::new(lines.clone())
-            .add_key_value(o!(
-                "msg" => slog::FnValue(|record| record.msg().to_string()),
-                "level" => slog::FnValue(|record| record.level().as_short_str()),
-            ))
-            .build();
-        let logger = slog::Logger::root(Mutex::new(drain).fuse(), o!());
-        act(&Observer::new(logger, Metrics::new(&Meter::noop())));
-        let octets = lines.0.lock().unwrap().clone();
-        String::from_utf8(octets).unwrap().trim_end().to_owned()
+        let recorder = Recorder::default();
+        act(&recorder.observer());
+        let mut records = recorder.take();
+        assert_eq!(records.len(), 1, "{records:?}");
+        records.remove(0)
     }
 
     fn rules(count: usize) -> Vec<Rule> {
@@ -372,8 +347,7 @@ mod tests {
             line.ends_with(r#""opensandbox.event":"egress.loaded","egress.default":"deny","rules":[{"action":"allow","target":"Host0.test"},{"action":"allow","target":"Host1.test"}]}"#),
             "{line}"
         );
-        assert!(line.contains(r#""msg":"egress policy loaded""#));
-        assert!(line.contains(r#""level":"INFO""#));
+        assert!(line.starts_with(r#"{"level":"INFO","msg":"egress policy loaded","#));
     }
 
     #[test]

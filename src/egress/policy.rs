@@ -137,7 +137,7 @@ pub enum Error {
 }
 
 /// The beginning of a text, quoted and escaped.
-pub(crate) struct Quoted<'a>(pub(crate) &'a str);
+struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,6 +184,12 @@ impl Rule {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// The target as typed, quoted for a message and cut to a readable length.
+    #[must_use]
+    pub fn quoted(&self) -> impl fmt::Display {
+        Quoted(&self.text)
     }
 
     /// What the target means.

@@ -48,12 +48,14 @@ pub enum LoadError {
 /// # Errors
 /// See [`LoadError`]. A file that is missing, empty or invalid is none: `log` tells.
 pub fn initial(path: Option<&Path>, rules: &str, log: &Logger) -> Result<Policy, LoadError> {
-    if let Some(path) = path {
-        if let Some(policy) = from_file(path, log)? {
-            return Ok(policy);
-        }
+    let saved = match path {
+        Some(path) => from_file(path, log)?,
+        None => None,
+    };
+    match saved {
+        Some(policy) => Ok(policy),
+        None => Ok(Policy::parse(rules.as_bytes())?),
     }
-    Ok(Policy::parse(rules.as_bytes())?)
 }
 
 fn from_file(path: &Path, log: &Logger) -> Result<Option<Policy>, LoadError> {
@@ -311,28 +313,10 @@ fn overwrite(file: &mut File, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-    use std::sync::{Arc, Mutex};
-
-    use slog::{Drain, Never, OwnedKVList, Record, o};
 
     use super::super::policy::{Action, Rule};
+    use super::super::recorder::Recorder;
     use super::*;
-
-    /// A logger, and the lines it was given.
-    fn log() -> (Logger, Arc<Mutex<Vec<String>>>) {
-        struct Keep(Arc<Mutex<Vec<String>>>);
-        impl Drain for Keep {
-            type Ok = ();
-            type Err = Never;
-            fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
-                let line = format!("{} {}", record.level().as_short_str(), record.msg());
-                self.0.lock().unwrap().push(line);
-                Ok(())
-            }
-        }
-        let lines = Arc::default();
-        (Logger::root(Keep(Arc::clone(&lines)), o!()), lines)
-    }
 
     fn policy(target: &str) -> Policy {
         let rule = Rule::new(Action::Allow, target).unwrap();
@@ -355,10 +339,9 @@ mod tests {
     const RULES: &str = r#"{"defaultAction":"allow"}"#;
 
     fn load(path: &Path) -> (Policy, Vec<String>) {
-        let (logger, lines) = log();
-        let policy = initial(Some(path), RULES, &logger).unwrap();
-        let lines = lines.lock().unwrap().clone();
-        (policy, lines)
+        let recorder = Recorder::default();
+        let policy = initial(Some(path), RULES, &recorder.logger()).unwrap();
+        (policy, recorder.take_messages())
     }
 
     #[test]
@@ -410,7 +393,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_or_is_no_policy_stops_the_start() {
         let directory = tempfile::tempdir().unwrap();
-        let (logger, _) = log();
+        let logger = Recorder::default().logger();
         let refused = initial(Some(directory.path()), RULES, &logger).unwrap_err();
         assert!(matches!(refused, LoadError::Read { .. }), "{refused}");
         let refused = initial(None, "nonsense", &logger).unwrap_err();
@@ -428,7 +411,7 @@ mod tests {
         let path = directory.path().join("policy.json");
         let file = File::create(&path).unwrap();
         file.set_len(MAX_FILE + 1).unwrap();
-        assert!(initial(Some(&path), RULES, &log().0).is_err());
+        assert!(initial(Some(&path), RULES, &Recorder::default().logger()).is_err());
     }
 
     #[test]

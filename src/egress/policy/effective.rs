@@ -136,8 +136,8 @@ pub struct Live(ArcSwap<Effective>);
 impl Live {
     /// Starts with `effective`.
     #[must_use]
-    pub fn new(effective: Effective) -> Self {
-        Self(ArcSwap::from_pointee(effective))
+    pub fn new(effective: impl Into<Arc<Effective>>) -> Self {
+        Self(ArcSwap::new(effective.into()))
     }
 
     /// The policy as of now.
