@@ -7,6 +7,7 @@ pub mod applet;
 pub mod config;
 pub mod egress;
 pub mod generate;
+pub mod host;
 pub mod lifecycle;
 pub mod runtime;
 pub mod telemetry;

@@ -9,6 +9,7 @@ mod bridge;
 pub mod env;
 pub mod instrument;
 pub mod log;
+pub mod process;
 pub mod semconv;
 pub mod series;
 pub mod trace_context;

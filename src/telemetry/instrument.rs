@@ -48,6 +48,8 @@ pub enum Kind {
     ObservableGauge,
     /// A growing sum read at each collection.
     ObservableCounter,
+    /// A sum that grows and shrinks, read at each collection.
+    ObservableUpDownCounter,
 }
 
 /// The declaration of one instrument.
@@ -307,6 +309,10 @@ observable!(
 observable!(
     /// A growing whole number read at each collection.
     ObservableCounter, Kind::ObservableCounter, u64, u64_observable_counter
+);
+observable!(
+    /// A whole number that adds up over processes, read at each collection.
+    ObservableUpDownCounter, Kind::ObservableUpDownCounter, i64, i64_observable_up_down_counter
 );
 observable!(
     /// A growing fraction, such as processor seconds, read at each collection.

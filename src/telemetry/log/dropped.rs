@@ -46,7 +46,7 @@ impl Reason {
 pub struct Dropped([AtomicU64; Reason::ALL.len()]);
 
 impl Dropped {
-    pub(super) fn add(&self, reason: Reason, records: u64) {
+    pub(in crate::telemetry) fn add(&self, reason: Reason, records: u64) {
         self.0[reason as usize].fetch_add(records, Ordering::Relaxed);
     }
 
