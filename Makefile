@@ -24,8 +24,9 @@ build: ## build the static binary
 	$(STATIC) cargo build --locked --release --target $(TARGET)
 
 .PHONY: run
-run: build ## run a demonstration
-	scripts/demo $(BINARY)
+run: ## see egress filter real DNS
+	@scripts/setup build run
+	@scripts/demo
 
 .PHONY: test
 test: setup ## run every test, and check that the binary is static
