@@ -8,6 +8,7 @@ pub mod config;
 pub mod dns;
 pub mod events;
 pub mod metrics;
+pub mod netfilter;
 pub mod policy;
 #[cfg(test)]
 mod recorder;

@@ -1,0 +1,106 @@
+//! The kernel redirect that makes the DNS filter unavoidable. The only module that speaks netlink.
+//!
+//! One nf_tables table of the `inet` family, [`TABLE`], serves IPv4 and IPv6 alike; it is written
+//! over netlink, without `iptables` or `nft`. Every packet the namespace sends passes two chains:
+//!
+//! * `redirect` (NAT) sends DNS, that is UDP and TCP to port 53 of any address, to the filter on
+//!   the loopback. It comes before every other NAT chain of the namespace, so Docker's rewriting
+//!   of `127.0.0.11` applies to our own queries only.
+//! * `guard` (filter) refuses DNS that escaped: flows that were translated, or left alone, before
+//!   the redirect existed. It also refuses packets sent straight to the hidden port behind a
+//!   loopback resolver such as Docker's.
+//!
+//! Past both go the resolvers exempt by configuration, and our own queries, which must carry the
+//! random [`Mark`] of this process, come from a socket of our user *and* go to a known upstream.
+//!
+//! **Fail closed.** The table goes in before anything else starts and replaces what a predecessor
+//! left in one transaction. While the filter is down, DNS is redirected to a closed port. After
+//! the end the table stays, without our own exemption, unless the operator wants it removed.
+//!
+//! **What it cannot stop.** A workload with `CAP_NET_ADMIN` deletes the table. One with
+//! `CAP_NET_RAW` writes frames to a packet socket, which no output chain sees: drop that
+//! capability from the workload. DNS over other ports, TLS or HTTPS is out of scope of the mode
+//! `dns`. A forwarder inside the namespace (Docker's, when it resolves from the container's
+//! namespace) needs its upstreams exempt, or it asks the filter that asks it.
+//!
+//! Calls block for well below a millisecond; the kernel answers within the call.
+
+mod error;
+mod mark;
+mod rule;
+mod ruleset;
+mod transaction;
+
+pub use error::Error;
+pub use mark::Mark;
+
+use std::net::{IpAddr, SocketAddr};
+
+use transaction::{Connection, Transaction};
+
+/// The name of the table.
+pub const TABLE: &str = "opensandbox";
+
+/// What the kernel is to be told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The loopback port of the filter, UDP and TCP, both families.
+    pub port: u16,
+    /// Marks the sockets of our own queries.
+    pub mark: Mark,
+    /// The user our own sockets belong to: the effective user of this process, in the numbers of
+    /// the user namespace that owns the network namespace.
+    pub user: u32,
+    /// Resolvers the workload may ask directly.
+    pub exempt: Vec<IpAddr>,
+    /// Resolvers the filter asks; may be empty until they are known.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+/// The redirect in force. Dropping it leaves the kernel as it is.
+pub struct Redirect {
+    connection: Connection,
+}
+
+impl Redirect {
+    /// Puts the table in, replacing one of the same name in the same transaction: no packet sees
+    /// a moment without the redirect.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::is_unavailable`] tells whether this process, or this kernel, can enforce at all.
+    pub fn install(settings: &Settings) -> Result<Self, Error> {
+        let mut connection = Connection::open()?;
+        connection.commit(ruleset::install(settings))?;
+        Ok(Self { connection })
+    }
+
+    /// Replaces the resolvers our own queries may go to.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; the resolvers before stay in force.
+    pub fn set_upstreams(&mut self, upstreams: &[SocketAddr]) -> Result<(), Error> {
+        let mut transaction = Transaction::default();
+        ruleset::replace_upstreams(&mut transaction, upstreams);
+        self.connection.commit(transaction)
+    }
+
+    /// Ends our own exemption and leaves the rest: DNS is closed until a successor starts.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; the exemption stays.
+    pub fn seal(mut self) -> Result<(), Error> {
+        self.set_upstreams(&[])
+    }
+
+    /// Removes the table: DNS is open and unfiltered.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused; the redirect stays.
+    pub fn remove(mut self) -> Result<(), Error> {
+        self.connection.commit(ruleset::remove())
+    }
+}
