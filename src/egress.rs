@@ -3,6 +3,7 @@
 //! Owns the DNS filter, the policy and its HTTP API, and the kernel redirect that makes the filter
 //! unavoidable. Never terminates or inspects the workload's own connections.
 
+pub mod always;
 pub mod api;
 pub mod config;
 pub mod dns;

@@ -132,6 +132,7 @@ impl Writer {
             }),
         };
         let user = writer.policy();
+        writer.warn_about_operator(&writer.lock().always);
         Loaded {
             default_action: user.default_action(),
             rules: user.rules(),
@@ -180,7 +181,7 @@ impl Writer {
         self.live.replace(effective);
         state.always = always;
         state.in_step = true;
-        self.warn_about(state.always.deny.iter().chain(&state.always.allow));
+        self.warn_about_operator(&state.always);
         Ok(())
     }
 
@@ -200,6 +201,10 @@ impl Writer {
     fn lock(&self) -> MutexGuard<'_, State> {
         // The state is changed last and at once, so a panic elsewhere leaves it whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn warn_about_operator(&self, always: &AlwaysRules) {
+        self.warn_about(always.deny.iter().chain(&always.allow));
     }
 
     /// Says in the log which of `rules` have no effect. Returns the part of it that does not
