@@ -60,7 +60,9 @@ fn output(command: &mut Command) -> Option<String> {
 fn utc(seconds: &str) -> Option<String> {
     let seconds: u64 = seconds.parse().ok()?;
     let (mut days, time) = (seconds / 86_400, seconds % 86_400);
-    let leap = |year: u64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
     let mut year = 1970;
     while days >= 365 + u64::from(leap(year)) {
         days -= 365 + u64::from(leap(year));
