@@ -8,6 +8,7 @@ pub mod config;
 pub mod egress;
 pub mod generate;
 pub mod host;
+pub mod http;
 pub mod lifecycle;
 pub mod runtime;
 pub mod telemetry;

@@ -1,0 +1,201 @@
+//! What hyper needs from a runtime: byte streams, an executor and a timer, all on smol.
+//!
+//! Owns the adaptation only. Reads land straight in hyper's buffer, which is never cleared first,
+//! and vectored writes stay vectored. Never interprets a byte.
+
+use std::future::Future;
+use std::io::{self, BufRead, IoSlice};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_rustls::client::TlsStream;
+use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
+use rustix::net::RecvFlags;
+use smol::Async;
+use smol::io::{AsyncRead, AsyncWrite};
+
+use crate::runtime::Spawner;
+
+/// A connection, as hyper and tonic read and write it.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP.
+    Tcp(Async<TcpStream>),
+    /// A Unix socket.
+    Unix(Async<UnixStream>),
+    /// TLS over TCP, on the client's side.
+    Tls(Box<TlsStream<Async<TcpStream>>>),
+}
+
+impl Read for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(socket) => receive(socket, context, cursor),
+            Self::Unix(socket) => receive(socket, context, cursor),
+            Self::Tls(stream) => decrypt(stream, context, cursor),
+        }
+    }
+}
+
+/// Receives into `cursor` without initialising it first.
+fn receive<S: AsFd>(
+    socket: &Async<S>,
+    context: &mut Context<'_>,
+    mut cursor: ReadBufCursor<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        // SAFETY: the kernel only writes into the buffer, so nothing initialised is undone.
+        let free = unsafe { cursor.as_mut() };
+        match rustix::net::recv(socket, free, RecvFlags::empty()) {
+            Ok(((received, _), _)) => {
+                let count = received.len();
+                // SAFETY: rustix returned the first `count` bytes of `free` as initialised.
+                unsafe { cursor.advance(count) };
+                return Poll::Ready(Ok(()));
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => ready!(socket.poll_readable(context))?,
+            Err(error) => return Poll::Ready(Err(error.into())),
+        }
+    }
+}
+
+/// Copies the next decrypted bytes into `cursor`. The stream's own `AsyncRead` wants an initialised
+/// slice, which would be cleared on every poll.
+fn decrypt(
+    stream: &mut TlsStream<Async<TcpStream>>,
+    context: &mut Context<'_>,
+    mut cursor: ReadBufCursor<'_>,
+) -> Poll<io::Result<()>> {
+    let (socket, session) = stream.get_mut();
+    loop {
+        let mut reader = session.reader();
+        match reader.fill_buf() {
+            Ok(plain) => {
+                let count = plain.len().min(cursor.remaining());
+                cursor.put_slice(plain.get(..count).unwrap_or_default());
+                reader.consume(count);
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        match session.read_tls(&mut Polled { socket, context }) {
+            Ok(_) => session
+                .process_new_packets()
+                .map(drop)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// A socket seen as a blocking reader that would block while a poll of it is pending.
+struct Polled<'a, 'b, 'c> {
+    socket: &'a mut Async<TcpStream>,
+    context: &'b mut Context<'c>,
+}
+
+impl io::Read for Polled<'_, '_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.socket).poll_read(self.context, buffer) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Stream {
+    fn writer(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+        match self.get_mut() {
+            Self::Tcp(socket) => Pin::new(socket),
+            Self::Unix(socket) => Pin::new(socket),
+            Self::Tls(stream) => Pin::new(stream.as_mut()),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writer().poll_write(context, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer().poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer().poll_close(context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writer().poll_write_vectored(context, slices)
+    }
+}
+
+/// Lets hyper and tonic start tasks on the process's executor.
+#[derive(Clone, Debug)]
+pub struct Exec(pub Spawner);
+
+impl<F> Executor<F> for Exec
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future).detach();
+    }
+}
+
+/// hyper's timer on smol's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock;
+
+struct Alarm(smol::Timer);
+
+impl Future for Alarm {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(context).map(drop)
+    }
+}
+
+impl Sleep for Alarm {}
+
+impl Timer for Clock {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Alarm(smol::Timer::after(duration)))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Alarm(smol::Timer::at(deadline)))
+    }
+
+    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, deadline: Instant) {
+        match sleep.as_mut().downcast_mut_pin::<Alarm>() {
+            Some(mut alarm) => alarm.0.set_at(deadline),
+            None => *sleep = self.sleep_until(deadline),
+        }
+    }
+}

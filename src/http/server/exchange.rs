@@ -1,0 +1,219 @@
+//! One request and its response, from the first byte read to the last byte written.
+//!
+//! Owns the promise that each exchange is recorded exactly once, however it ends.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use ::http::request::Parts;
+use ::http::{Method, StatusCode};
+use bytes::Bytes;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::connection::Activity;
+use super::{Handler, Observer, Shared};
+use crate::http::{Body, body};
+
+/// The route of a request that matched no template.
+pub const UNKNOWN_ROUTE: &str = "unknown";
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP client.
+    Tcp(SocketAddr),
+    /// A client of the Unix socket.
+    Unix,
+}
+
+/// What the server knows of a request besides its head; an extension of every request.
+#[derive(Clone, Debug)]
+pub struct Exchange(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    peer: Peer,
+    route: OnceLock<&'static str>,
+}
+
+impl Exchange {
+    pub(super) fn new(peer: Peer) -> Self {
+        let route = OnceLock::new();
+        Self(Arc::new(Inner { peer, route }))
+    }
+
+    /// Who sent the request.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.0.peer
+    }
+
+    /// Notes the template the request matched; the first one stays.
+    pub fn set_route(&self, template: &'static str) {
+        let _ = self.0.route.set(template);
+    }
+
+    /// The template noted, or [`UNKNOWN_ROUTE`].
+    #[must_use]
+    pub fn route(&self) -> &'static str {
+        self.0.route.get().copied().unwrap_or(UNKNOWN_ROUTE)
+    }
+}
+
+/// How an exchange ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The whole response was handed to the connection.
+    Complete,
+    /// The client went away, or the body failed, before the end of the response.
+    Aborted,
+    /// The handler or the body panicked.
+    Panicked,
+}
+
+/// What there is to say about an exchange when it is over.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// The method of the request.
+    pub method: Method,
+    /// The template the request matched, or [`UNKNOWN_ROUTE`].
+    pub route: &'static str,
+    /// The status answered; `None` when the client left before there was one.
+    pub status: Option<StatusCode>,
+    /// From the head of the request to the end of the response.
+    pub duration: Duration,
+    /// The bytes of the response body handed to the connection.
+    pub bytes: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// Tells the observer about an exchange when it is dropped.
+pub(super) struct Recorder<H: Handler, O: Observer> {
+    shared: Arc<Shared<H, O>>,
+    activity: Arc<Activity>,
+    span: Option<O::Span>,
+    exchange: Exchange,
+    started: Instant,
+    method: Method,
+    status: Option<StatusCode>,
+    bytes: u64,
+    outcome: Outcome,
+}
+
+impl<H: Handler, O: Observer> Recorder<H, O> {
+    pub(super) fn begin(
+        shared: Arc<Shared<H, O>>,
+        activity: Arc<Activity>,
+        head: &Parts,
+        exchange: Exchange,
+    ) -> Self {
+        activity.begin(head.version);
+        let span = shared.observer.begin(head, &exchange.peer());
+        Self {
+            shared,
+            activity,
+            span: Some(span),
+            exchange,
+            started: Instant::now(),
+            method: head.method.clone(),
+            status: None,
+            bytes: 0,
+            outcome: Outcome::Aborted,
+        }
+    }
+
+    pub(super) fn panicked(&mut self) {
+        self.outcome = Outcome::Panicked;
+    }
+
+    /// Goes on recording while `body` is sent.
+    pub(super) fn attach(mut self, status: StatusCode, body: Body) -> Recorded<H, O> {
+        self.status = Some(status);
+        let bodiless = self.method == Method::HEAD
+            || status.is_informational()
+            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if bodiless || body.is_end_stream() {
+            self.complete();
+        }
+        Recorded {
+            body,
+            recorder: self,
+        }
+    }
+
+    fn complete(&mut self) {
+        if self.outcome == Outcome::Aborted {
+            self.outcome = Outcome::Complete;
+        }
+    }
+}
+
+impl<H: Handler, O: Observer> Drop for Recorder<H, O> {
+    fn drop(&mut self) {
+        self.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some(span) = self.span.take() {
+            let access = Access {
+                method: std::mem::take(&mut self.method),
+                route: self.exchange.route(),
+                status: self.status,
+                duration: self.started.elapsed(),
+                bytes: self.bytes,
+                outcome: self.outcome,
+            };
+            self.shared.observer.end(span, access);
+        }
+    }
+}
+
+/// A response body on its way out.
+pub(super) struct Recorded<H: Handler, O: Observer> {
+    body: Body,
+    recorder: Recorder<H, O>,
+}
+
+// Nothing is pinned: the body is `Unpin`, and the span is only moved.
+impl<H: Handler, O: Observer> Unpin for Recorded<H, O> {}
+
+impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
+    type Data = Bytes;
+    type Error = body::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
+        let this = &mut *self;
+        let body = Pin::new(&mut this.body);
+        let polled = catch_unwind(AssertUnwindSafe(|| body.poll_frame(context)));
+        let Ok(polled) = polled else {
+            this.recorder.panicked();
+            let cause = "the response body panicked".into();
+            return Poll::Ready(Some(Err(body::Error::Producer(cause))));
+        };
+        match &polled {
+            Poll::Pending | Poll::Ready(Some(Err(_))) => {}
+            Poll::Ready(None) => this.recorder.complete(),
+            Poll::Ready(Some(Ok(frame))) => {
+                this.recorder.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                if this.body.is_end_stream() {
+                    this.recorder.complete();
+                }
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
