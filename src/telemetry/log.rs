@@ -14,7 +14,7 @@ mod level;
 mod order;
 mod queue;
 mod sink;
-mod timestamp;
+pub(crate) mod timestamp;
 mod writer;
 
 use std::cell::Cell;
