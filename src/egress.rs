@@ -14,5 +14,4 @@ pub mod policy;
 #[cfg(test)]
 mod recorder;
 pub mod store;
-pub mod webhook;
 pub mod writer;

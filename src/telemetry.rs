@@ -6,25 +6,38 @@
 //! without a bound: what cannot be delivered is dropped and counted.
 
 mod bridge;
+mod diagnostics;
 pub mod env;
+pub mod export;
 pub mod instrument;
 pub mod log;
 pub mod process;
+pub mod prometheus;
+mod resource;
+mod scrape;
+mod self_metrics;
 pub mod semconv;
 pub mod series;
 pub mod trace_context;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
 
-pub use env::Config;
-use instrument::Meter;
+use slog::{Logger, error, warn};
 
-/// The version that `service.version` and the default `service.name` carry.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub use env::Config;
+use export::Exporters;
+use instrument::Meter;
+use log::LogGuard;
+use semconv::HttpKeys;
+
+use crate::http::connect::Connector;
+use crate::lifecycle::Shutdown;
+use crate::runtime::Spawner;
 
 /// How long a daemon waits at its end for the last exports.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,10 +81,12 @@ impl Component {
 
 /// The telemetry of one process: where its instruments and its logger come from.
 pub struct Telemetry {
-    logger: slog::Logger,
-    meters: opentelemetry_sdk::metrics::SdkMeterProvider,
+    logger: Logger,
+    log: LogGuard,
+    exporters: Exporters,
     shared: Arc<[KeyValue]>,
-    http_keys: semconv::HttpKeys,
+    http_keys: HttpKeys,
+    prometheus: Option<env::Prometheus>,
 }
 
 /// What a process could not deliver, counted since its start.
@@ -81,39 +96,87 @@ pub struct Losses {
     pub metric_points: u64,
     /// Log records in exports that failed, that the receiver refused, or that found the queue full.
     pub log_records: u64,
+    /// Whether the last metrics were exported, or given up, in time.
+    pub metrics_flushed: bool,
 }
 
 impl Telemetry {
-    /// Starts what `config` asks for. `logger` writes to the log's own output only.
+    /// Starts what `config` asks for, on top of an open log. The exporters connect with
+    /// `connector`, which an applet that filters its own network makes so that it goes around the
+    /// filter.
     #[must_use]
-    pub fn init(config: &Config, logger: slog::Logger) -> Self {
-        let shared = config
-            .shared_attributes()
-            .map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned()))
-            .collect();
+    pub fn init(config: &Config, (logger, log): (Logger, LogGuard), connector: &Connector) -> Self {
+        let exporters = Exporters::start(config, &log.local(), connector);
+        if let Some(loggers) = &exporters.loggers {
+            log.export_to(loggers);
+        }
         Self {
             logger,
-            meters: opentelemetry_sdk::metrics::SdkMeterProvider::builder().build(),
-            shared,
+            log,
+            exporters,
+            shared: shared(config),
             http_keys: config.http_keys,
+            prometheus: config.metrics.prometheus.clone(),
         }
     }
 
-    /// The meter of an instrumentation scope, for example `opensandbox/egress`.
+    /// The meter of an instrumentation scope, for example `opensandbox/egress`. Its instruments
+    /// record nothing when metrics go nowhere.
     #[must_use]
     pub fn meter(&self, scope: &'static str) -> Meter {
-        Meter::new(self.meters.meter(scope), self.shared.clone()).with_http_keys(self.http_keys)
+        let meter = match &self.exporters.meters {
+            Some(meters) => Meter::new(meters.meter(scope), self.shared.clone()),
+            None => Meter::noop(),
+        };
+        meter.with_http_keys(self.http_keys)
     }
 
     /// The logger of the process.
-    #[must_use]
-    pub fn logger(&self) -> &slog::Logger {
+    pub fn logger(&self) -> &Logger {
         &self.logger
     }
 
-    /// Exports what is left, for at most `limit`, and says what was lost. Blocks.
+    /// The log's outputs: their level, their losses.
     #[must_use]
-    pub fn shutdown(self, _limit: Duration) -> Losses {
-        Losses::default()
+    pub fn log(&self) -> &LogGuard {
+        &self.log
     }
+
+    /// Listens for scrapers until `shutdown`, when the `prometheus` exporter is on. Returns where;
+    /// a port that cannot be had is an error in the log, and no reason to end.
+    pub fn serve_scrapers(&self, spawner: &Spawner, shutdown: Shutdown) -> Vec<SocketAddr> {
+        let (Some(place), Some(reader)) = (&self.prometheus, &self.exporters.scrape) else {
+            return Vec::new();
+        };
+        scrape::serve(place, reader, spawner, shutdown).unwrap_or_else(|error| {
+            error!(self.log.local(), "metrics cannot be scraped"; "error" => %error);
+            Vec::new()
+        })
+    }
+
+    /// Exports what is left, metrics and logs at the same time, then writes what was lost into the
+    /// log and closes it, all within `limit`. Blocks.
+    pub fn shutdown(self, limit: Duration) -> Losses {
+        /// Left for the log's own outputs.
+        const LOG_SHARE: u32 = 5;
+        let log_limit = limit / LOG_SHARE;
+        let logger = self.log.local();
+        let losses = self.exporters.shutdown(limit - log_limit);
+        if losses.metric_points > 0 || losses.log_records > 0 || !losses.metrics_flushed {
+            warn!(logger, "telemetry was lost";
+                "metric_points" => losses.metric_points,
+                "log_records" => losses.log_records,
+                "metrics_flushed" => losses.metrics_flushed);
+        }
+        self.log.close(log_limit);
+        losses
+    }
+}
+
+/// The attributes of every data point.
+fn shared(config: &Config) -> Arc<[KeyValue]> {
+    config
+        .shared_attributes()
+        .map(|(key, value)| KeyValue::new(key.to_owned(), value.to_owned()))
+        .collect()
 }

@@ -14,7 +14,7 @@ use opentelemetry_sdk::metrics::Temporality;
 
 use super::Component;
 use super::semconv::HttpKeys;
-use crate::config::{self, Kind, Setting, Values, Warning};
+use crate::config::{self, Kind, Origin, Setting, Values, Warning};
 
 /// The largest log queue that can be configured, in records. Records hold around 1 KiB each.
 pub const MAX_LOG_QUEUE: usize = 65_536;
@@ -472,8 +472,13 @@ impl<'a> Reader<'a> {
             }
             !is_name
         });
-        let service_name = service_name
-            .unwrap_or_else(|| format!("opensandbox-{}-{}", component.name(), super::VERSION));
+        let service_name = service_name.unwrap_or_else(|| {
+            format!(
+                "opensandbox-{}-{}",
+                component.name(),
+                crate::version::VERSION
+            )
+        });
         (service_name, attributes)
     }
 
@@ -600,19 +605,19 @@ impl<'a> Reader<'a> {
             }
         };
         let max_queue_size = self.number("OTEL_BLRP_MAX_QUEUE_SIZE", 2048, 1, MAX_LOG_QUEUE);
-        let batch_default = 512.min(max_queue_size);
+        const BATCH: &str = "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE";
+        let max_export_batch_size = match self.values.origin(BATCH) {
+            // The queue alone was made small: its batches are small too, which needs no word.
+            Origin::Default => 512.min(max_queue_size),
+            _ => self.number(BATCH, 512.min(max_queue_size), 1, max_queue_size),
+        };
         Logs {
             otlp,
             console,
             schedule_delay: self.milliseconds("OTEL_BLRP_SCHEDULE_DELAY", 1000, 0),
             export_timeout: self.milliseconds("OTEL_BLRP_EXPORT_TIMEOUT", 30_000, 1),
             max_queue_size,
-            max_export_batch_size: self.number(
-                "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE",
-                batch_default,
-                1,
-                max_queue_size,
-            ),
+            max_export_batch_size,
         }
     }
 
@@ -713,6 +718,7 @@ impl<'a> Reader<'a> {
         let parsed = url.parse::<Uri>().ok().filter(|uri| {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some_and(|host| !host.is_empty())
+                && has_valid_port(uri)
         });
         let Some(parsed) = parsed else {
             self.warn(
@@ -842,6 +848,15 @@ fn node_endpoint(signal: &Signal, protocol: Protocol, node: IpAddr) -> Option<Ur
     .ok()
 }
 
+/// Whether the port is absent or a number; the parser takes any text for a port.
+fn has_valid_port(uri: &Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host_and_port = authority.rsplit('@').next().unwrap_or_default();
+    let port = host_and_port.strip_prefix(uri.host().unwrap_or_default());
+    port.and_then(|port| port.strip_prefix(':'))
+        .is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
 /// A URL as it may be shown: hidden when it carries credentials.
 fn shown(url: &str) -> &str {
     if url.contains('@') { HIDDEN } else { url }
@@ -884,3 +899,6 @@ fn percent_decode(text: &str) -> Option<String> {
     }
     String::from_utf8(decoded).ok()
 }
+
+#[cfg(test)]
+mod tests;

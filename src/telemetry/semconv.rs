@@ -9,9 +9,7 @@ use opentelemetry::KeyValue;
 
 use super::instrument::{Handle, Instrument, Kind, Meter};
 use super::series::{Key, KeyedHistogram};
-
-/// The route of a request that matched no template.
-pub const UNKNOWN_ROUTE: &str = "unknown";
+use crate::http::server::UNKNOWN_ROUTE;
 
 /// Which keys describe an HTTP request (`OTEL_SEMCONV_STABILITY_OPT_IN`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -190,6 +190,7 @@ impl TraceContext {
 
     /// A logger whose records name the caller's trace and span; `logger` itself when there are
     /// none.
+    #[must_use]
     pub fn logger(&self, logger: &Logger) -> Logger {
         match self.parent {
             None => logger.clone(),

@@ -1,0 +1,320 @@
+//! The exporters: from the SDK's providers to a receiver, to standard output, to a scraper.
+//!
+//! Each push exporter works on a thread of its own and touches the main flow only through the
+//! SDK's instruments and the bounded log queue. What an exporter loses is in its
+//! [`Account`](account::Account).
+
+pub mod account;
+pub mod console;
+pub mod counted;
+pub mod delivery;
+mod message;
+pub mod queue;
+pub mod retry;
+pub mod tls;
+pub mod transport;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_otlp::{WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::logs::{LogExporter, SdkLoggerProvider};
+use opentelemetry_sdk::metrics::{
+    Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream, Temporality,
+};
+use slog::{Logger, error};
+
+use account::Account;
+use console::Console;
+use counted::Counted;
+use delivery::{Delivery, Stop};
+use queue::{Limits, Queue};
+use transport::Transport;
+
+use super::env::{Config, Otlp, Protocol};
+use super::instrument::Meter;
+use super::prometheus;
+use super::self_metrics::{self, SelfMetrics};
+use crate::http::connect::Connector;
+
+/// Buckets and scale of exponential histograms (OpenTelemetry specification, "Base2 Exponential
+/// Bucket Histogram Aggregation").
+const EXPONENTIAL: Aggregation = Aggregation::Base2ExponentialHistogram {
+    max_size: 160,
+    max_scale: 20,
+    record_min_max: true,
+};
+
+/// The gRPC call for metrics (opentelemetry-proto, `metrics_service.proto`).
+const METRICS_CALL: &str = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+
+/// The gRPC call for logs (opentelemetry-proto, `logs_service.proto`).
+const LOGS_CALL: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+
+/// Why an exporter cannot be made.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    #[error("the exporter cannot be built: {0}")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    #[error("cannot start its thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Everything that exports.
+#[derive(Debug, Default)]
+pub struct Exporters {
+    /// Where metrics come from; `None` when they go nowhere.
+    pub meters: Option<SdkMeterProvider>,
+    /// Where log records come from; `None` when they go nowhere.
+    pub loggers: Option<SdkLoggerProvider>,
+    /// What a scraper is served.
+    pub scrape: Option<prometheus::Reader>,
+    metrics: Option<Arc<Account>>,
+    logs: Option<Arc<Account>>,
+    queues: Vec<Queue>,
+    stop: Stop,
+}
+
+impl Exporters {
+    /// Makes what `config` asks for, and nothing else. An exporter that cannot be made is reported
+    /// to `logger`, which must not lead back to an exporter; the others are made all the same.
+    #[must_use]
+    pub fn start(config: &Config, logger: &Logger, connector: &Connector) -> Self {
+        let metrics = &config.metrics;
+        let logs = &config.logs;
+        let mut exporters = Self::default();
+        let wanted = metrics.otlp.is_some()
+            || metrics.console
+            || metrics.prometheus.is_some()
+            || logs.otlp.is_some()
+            || logs.console;
+        if !wanted {
+            return exporters;
+        }
+        super::diagnostics::install(config.diagnostics, logger);
+        let resource = super::resource::of_process(config);
+        exporters.start_logs(config, logger, connector, &resource);
+        exporters.start_metrics(config, logger, connector, resource);
+        exporters
+    }
+
+    fn start_logs(
+        &mut self,
+        config: &Config,
+        logger: &Logger,
+        connector: &Connector,
+        resource: &Resource,
+    ) {
+        let logs = &config.logs;
+        let account = Arc::new(Account::new("log records", logger));
+        if let Some(otlp) = &logs.otlp {
+            let delivery = self.delivery(otlp, LOGS_CALL, logs.export_timeout, connector);
+            let started = delivery.and_then(|delivery| {
+                let exporter = log_exporter(otlp, delivery, account.clone())?;
+                self.queue(exporter, config, &account, resource)
+            });
+            report(logger, "logs", started);
+        }
+        if logs.console {
+            let exporter = Console::new(std::io::stdout(), Temporality::Cumulative);
+            let started = self.queue(exporter, config, &account, resource);
+            report(logger, "logs", started);
+        }
+        if self.queues.is_empty() {
+            return;
+        }
+        let mut builder = SdkLoggerProvider::builder().with_resource(resource.clone());
+        for queue in &self.queues {
+            builder = builder.with_log_processor(queue.clone());
+        }
+        self.loggers = Some(builder.build());
+        self.logs = Some(account);
+    }
+
+    fn queue(
+        &mut self,
+        mut exporter: impl LogExporter + 'static,
+        config: &Config,
+        account: &Arc<Account>,
+        resource: &Resource,
+    ) -> Result<(), Error> {
+        exporter.set_resource(resource);
+        let limits = Limits {
+            queue: config.logs.max_queue_size,
+            batch: config.logs.max_export_batch_size,
+            delay: config.logs.schedule_delay,
+        };
+        self.queues
+            .push(Queue::start(exporter, limits, account.clone())?);
+        Ok(())
+    }
+
+    fn start_metrics(
+        &mut self,
+        config: &Config,
+        logger: &Logger,
+        connector: &Connector,
+        resource: Resource,
+    ) {
+        let metrics = &config.metrics;
+        let mut builder = SdkMeterProvider::builder().with_resource(resource);
+        let mut readers = 0;
+        let account = Arc::new(Account::new("metric points", logger));
+        if let Some(otlp) = &metrics.otlp {
+            let exporter = self
+                .delivery(otlp, METRICS_CALL, metrics.timeout, connector)
+                .and_then(|delivery| {
+                    metric_exporter(otlp, metrics.temporality, delivery, account.clone())
+                });
+            match exporter {
+                Ok(exporter) => {
+                    builder = builder.with_reader(
+                        PeriodicReader::builder(exporter)
+                            .with_interval(metrics.interval)
+                            .build(),
+                    );
+                    self.metrics = Some(account);
+                    readers += 1;
+                }
+                Err(error) => report(logger, "metrics", Err(error)),
+            }
+        }
+        if metrics.console {
+            let exporter = Console::new(std::io::stdout(), metrics.temporality);
+            builder = builder.with_reader(
+                PeriodicReader::builder(exporter)
+                    .with_interval(metrics.interval)
+                    .build(),
+            );
+            readers += 1;
+        }
+        if metrics.prometheus.is_some() {
+            let reader = prometheus::Reader::default();
+            builder = builder.with_reader(reader.clone());
+            self.scrape = Some(reader);
+            readers += 1;
+        }
+        if readers == 0 {
+            return;
+        }
+        if metrics.exponential_histograms {
+            builder = builder.with_view(|instrument: &Instrument| {
+                (instrument.kind() == InstrumentKind::Histogram)
+                    .then(|| Stream::builder().with_aggregation(EXPONENTIAL).build().ok())?
+            });
+        }
+        let meters = builder.build();
+        let shared = super::shared(config);
+        let meter = Meter::new(meters.meter(SelfMetrics::SCOPE), shared);
+        self_metrics::observe(
+            &SelfMetrics::new(&meter),
+            self.metrics.clone(),
+            self.logs.clone(),
+            self.queues.clone(),
+        );
+        self.meters = Some(meters);
+    }
+
+    fn delivery(
+        &self,
+        otlp: &Otlp,
+        call: &'static str,
+        limit: Duration,
+        connector: &Connector,
+    ) -> Result<Delivery, Error> {
+        let transport = Transport::new(otlp, call, connector)?;
+        Ok(Delivery::new(
+            transport,
+            otlp.timeout.min(limit),
+            self.stop.clone(),
+        ))
+    }
+
+    /// Exports what is left, metrics and logs at the same time, for at most `limit`, and counts
+    /// what was lost. Blocks.
+    #[must_use]
+    pub fn shutdown(self, limit: Duration) -> super::Losses {
+        let end = Instant::now() + limit;
+        self.stop.begin(end);
+        let (done, metrics_done) = std::sync::mpsc::sync_channel(1);
+        let in_background = self.meters.is_some_and(|meters| {
+            // Without a thread the provider goes down here, in the closure's drop.
+            std::thread::Builder::new()
+                .name("otel-shutdown".to_owned())
+                .spawn(move || {
+                    let _ = meters.shutdown_with_timeout(limit);
+                    let _ = done.send(());
+                })
+                .is_ok()
+        });
+        if let Some(loggers) = &self.loggers {
+            let _ = loggers.shutdown_with_timeout(limit);
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let metrics_flushed = !in_background || metrics_done.recv_timeout(left).is_ok();
+        let lost = |account: &Option<Arc<Account>>| {
+            account.as_ref().map_or(0, |account| account.total_lost())
+        };
+        let waiting: usize = self.queues.iter().map(Queue::len).sum();
+        super::Losses {
+            metric_points: lost(&self.metrics),
+            log_records: lost(&self.logs) + waiting as u64,
+            metrics_flushed,
+        }
+    }
+}
+
+fn report(logger: &Logger, signal: &'static str, result: Result<(), Error>) {
+    if let Err(error) = result {
+        error!(logger, "an exporter cannot be used, and nothing is exported by it";
+            "signal" => signal, "error" => %error);
+    }
+}
+
+/// gRPC carries the same protobuf that goes into an HTTP request; the transport frames it.
+fn encoding(protocol: Protocol) -> opentelemetry_otlp::Protocol {
+    match protocol {
+        Protocol::HttpJson => opentelemetry_otlp::Protocol::HttpJson,
+        Protocol::HttpProtobuf | Protocol::Grpc => opentelemetry_otlp::Protocol::HttpBinary,
+    }
+}
+
+fn metric_exporter(
+    otlp: &Otlp,
+    temporality: Temporality,
+    delivery: Delivery,
+    account: Arc<Account>,
+) -> Result<Counted<opentelemetry_otlp::MetricExporter>, Error> {
+    let mut builder = opentelemetry_otlp::MetricExporter::builder()
+        .with_temporality(temporality)
+        .with_http()
+        .with_http_client(delivery.clone())
+        .with_endpoint(otlp.endpoint.to_string())
+        .with_timeout(otlp.timeout)
+        .with_protocol(encoding(otlp.protocol));
+    if otlp.gzip {
+        builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+    }
+    Ok(Counted::new(builder.build()?, delivery, account))
+}
+
+fn log_exporter(
+    otlp: &Otlp,
+    delivery: Delivery,
+    account: Arc<Account>,
+) -> Result<Counted<opentelemetry_otlp::LogExporter>, Error> {
+    let mut builder = opentelemetry_otlp::LogExporter::builder()
+        .with_http()
+        .with_http_client(delivery.clone())
+        .with_endpoint(otlp.endpoint.to_string())
+        .with_timeout(otlp.timeout)
+        .with_protocol(encoding(otlp.protocol));
+    if otlp.gzip {
+        builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
+    }
+    Ok(Counted::new(builder.build()?, delivery, account))
+}

@@ -1,0 +1,104 @@
+//! Exporters that know how many items they carry: they enter in the [`Account`] what became of
+//! each export.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter};
+use opentelemetry_sdk::metrics::Temporality;
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+
+use super::account::Account;
+use super::delivery::Delivery;
+
+/// An OTLP exporter, the delivery under it, and the account over it.
+pub struct Counted<E> {
+    exporter: E,
+    delivery: Delivery,
+    account: Arc<Account>,
+}
+
+impl<E> Counted<E> {
+    /// Enters in `account` what `exporter` sends over `delivery`.
+    pub fn new(exporter: E, delivery: Delivery, account: Arc<Account>) -> Self {
+        Self {
+            exporter,
+            delivery,
+            account,
+        }
+    }
+
+    /// Enters an export of `items`. The SDK is told that all is well: it would only print, without
+    /// a limit, what the account has counted and said already.
+    fn settle(&self, items: usize) -> OTelSdkResult {
+        self.account
+            .settle(items as u64, self.delivery.take_outcome());
+        Ok(())
+    }
+}
+
+impl<E> fmt::Debug for Counted<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counted").finish_non_exhaustive()
+    }
+}
+
+impl PushMetricExporter for Counted<opentelemetry_otlp::MetricExporter> {
+    async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let _ = self.exporter.export(metrics).await;
+        self.settle(data_points(metrics))
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.exporter.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn temporality(&self) -> Temporality {
+        self.exporter.temporality()
+    }
+}
+
+impl LogExporter for Counted<opentelemetry_otlp::LogExporter> {
+    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
+        let records = batch.iter().count();
+        let _ = self.exporter.export(batch).await;
+        self.settle(records)
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.exporter.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.exporter.set_resource(resource);
+    }
+}
+
+/// How many data points a collection has.
+pub(crate) fn data_points(metrics: &ResourceMetrics) -> usize {
+    fn of<T>(data: &MetricData<T>) -> usize {
+        match data {
+            MetricData::Gauge(gauge) => gauge.data_points().count(),
+            MetricData::Sum(sum) => sum.data_points().count(),
+            MetricData::Histogram(histogram) => histogram.data_points().count(),
+            MetricData::ExponentialHistogram(histogram) => histogram.data_points().count(),
+        }
+    }
+    metrics
+        .scope_metrics()
+        .flat_map(|scope| scope.metrics())
+        .map(|metric| match metric.data() {
+            AggregatedMetrics::F64(data) => of(data),
+            AggregatedMetrics::U64(data) => of(data),
+            AggregatedMetrics::I64(data) => of(data),
+        })
+        .sum()
+}

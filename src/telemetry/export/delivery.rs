@@ -1,0 +1,204 @@
+//! Carries one encoded batch to the OTLP receiver, with all its attempts, inside one time limit.
+//!
+//! The `opentelemetry-otlp` exporters encode; a [`Delivery`] is the HTTP client they are given, for
+//! all three protocols. Everything it needs to make progress runs on the thread that exports: the
+//! connection's tasks live on an executor that is driven only while an export is under way, so an
+//! idle exporter costs nothing and a busy main flow cannot delay it. Never blocks longer than its
+//! time limit, whatever the receiver does, and never lets the receiver choose how much memory an
+//! answer takes.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use opentelemetry_http::{HttpClient, HttpError};
+use smol::future::FutureExt;
+use smol::{Executor, Timer, channel};
+
+use super::account::{Accepted, Failure};
+use super::retry::{self, Backoff};
+use super::transport::{Answer, Transport};
+
+/// The end of a process, as the exporters see it: no further attempts, and a last moment.
+#[derive(Clone, Debug)]
+pub struct Stop {
+    cutoff: Arc<OnceLock<Instant>>,
+    closer: channel::Sender<()>,
+    closed: channel::Receiver<()>,
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        let (closer, closed) = channel::bounded(1);
+        Self {
+            cutoff: Arc::default(),
+            closer,
+            closed,
+        }
+    }
+}
+
+impl Stop {
+    /// Begins the end: waits between attempts are over now, attempts are over at `cutoff`.
+    pub fn begin(&self, cutoff: Instant) {
+        let _ = self.cutoff.set(cutoff);
+        self.closer.close();
+    }
+
+    /// Whether the end has begun.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.cutoff.get().is_some()
+    }
+
+    /// Completes when the end has begun.
+    async fn begun(&self) {
+        // Nothing is ever sent, so this ends when the channel closes.
+        let _ = self.closed.recv().await;
+    }
+
+    /// `deadline`, or the last moment of the process if that is earlier.
+    fn clamp(&self, deadline: Instant) -> Instant {
+        self.cutoff
+            .get()
+            .map_or(deadline, |cutoff| deadline.min(*cutoff))
+    }
+
+    /// Completes at `deadline`, or at the last moment of the process if that is earlier.
+    async fn reached(&self, deadline: Instant) {
+        let begun = async {
+            self.begun().await;
+            Timer::at(self.clamp(deadline)).await;
+        };
+        let deadline = async {
+            Timer::at(deadline).await;
+        };
+        begun.or(deadline).await;
+    }
+}
+
+/// The way to one receiver for one signal. Clones share it.
+#[derive(Clone)]
+pub struct Delivery(Arc<Inner>);
+
+struct Inner {
+    transport: Transport,
+    executor: Arc<Executor<'static>>,
+    timeout: Duration,
+    stop: Stop,
+    /// How the last batch ended; taken by the exporter that counts.
+    outcome: Mutex<Option<Result<Accepted, Failure>>>,
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery").finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// A way over `transport`, giving each batch `timeout` for all its attempts.
+    #[must_use]
+    pub fn new(transport: Transport, timeout: Duration, stop: Stop) -> Self {
+        Self(Arc::new(Inner {
+            transport,
+            executor: Arc::default(),
+            timeout,
+            stop,
+            outcome: Mutex::default(),
+        }))
+    }
+
+    /// How the batch sent last ended, once.
+    pub fn take_outcome(&self) -> Option<Result<Accepted, Failure>> {
+        self.0.outcome().take()
+    }
+}
+
+impl Inner {
+    fn outcome(&self) -> MutexGuard<'_, Option<Result<Accepted, Failure>>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn deliver(&self, batch: &Request<Bytes>) -> Result<Accepted, Failure> {
+        let deadline = self.stop.clamp(Instant::now() + self.timeout);
+        let mut backoff = Backoff::default();
+        loop {
+            let (failure, asked) = match self.attempt(batch, deadline).await {
+                Ok(Answer::Accepted(accepted)) => return Ok(accepted),
+                Ok(Answer::Refused(failure)) => return Err(failure),
+                Ok(Answer::Later(failure, asked)) => (failure, asked),
+                Err(failure) => (failure, None),
+            };
+            if self.stop.has_begun() {
+                return Err(Failure::Shutdown(Box::new(failure)));
+            }
+            let wait = backoff.next(asked, random());
+            if Instant::now() + wait >= deadline {
+                return Err(failure);
+            }
+            let waited = async {
+                Timer::after(wait).await;
+                true
+            };
+            let stopped = async {
+                self.stop.begun().await;
+                false
+            };
+            if !waited.or(stopped).await {
+                return Err(Failure::Shutdown(Box::new(failure)));
+            }
+        }
+    }
+
+    async fn attempt(&self, batch: &Request<Bytes>, deadline: Instant) -> Result<Answer, Failure> {
+        let answer = self.transport.send(batch, deadline, &self.executor);
+        let expired = async {
+            self.stop.reached(deadline).await;
+            Err(Failure::Timeout)
+        };
+        answer.or(expired).await
+    }
+}
+
+impl HttpClient for Delivery {
+    fn send_bytes<'a, 'b>(
+        &'a self,
+        batch: Request<Bytes>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async move {
+            let inner = &self.0;
+            let outcome = inner.executor.run(inner.deliver(&batch)).await;
+            let result = match &outcome {
+                // The answer has been read; the encoder would only read it again.
+                Ok(_) => Ok(Response::new(Bytes::new())),
+                Err(failure) => Err(failure.clone().into()),
+            };
+            *inner.outcome() = Some(outcome);
+            result
+        })
+    }
+}
+
+/// A number that differs between processes and moments; without a random source, the clock.
+fn random() -> u32 {
+    getrandom::u32().unwrap_or_else(|_| {
+        SystemTime::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |elapsed| elapsed.subsec_nanos())
+    })
+}
+
+/// The wait the `Retry-After` of an answer asks for.
+pub(super) fn asked(headers: &http::HeaderMap) -> Option<Duration> {
+    let header = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    retry::retry_after(header, SystemTime::now())
+}
