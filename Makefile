@@ -30,7 +30,7 @@ run: ## see egress filter real DNS
 
 .PHONY: test
 test: setup ## run every test, and check that the binary is static
-	cargo test --locked
+	cargo test --locked --workspace
 	@$(MAKE) --no-print-directory build
 	scripts/check-static $(BINARY)
 

@@ -231,6 +231,43 @@ fn ask_as_user(user: u32, mark: Mark, server: SocketAddr) -> Option<u8> {
 }
 
 #[test]
+fn a_port_the_workload_just_used_does_not_lead_our_query_astray() {
+    if !require_root(WHY) {
+        return;
+    }
+    let scene = Scene::new();
+    let redirect = scene.install(&settings(7));
+    assert!(redirect.has_zones(), "this kernel has zones");
+    let (theirs, ours) = scene.sandbox.enter(|| {
+        let server = resolver_v4();
+        let theirs = unconnected(server);
+        let port = theirs.local_addr().expect("an address").port();
+        let first = ask_from(&theirs, server, NAME, rtype::A, PATIENCE);
+        drop(theirs);
+        let ours = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the same port");
+        mark(7).apply(&ours).expect("mark the socket");
+        (first, ask_from(&ours, server, NAME, rtype::A, PATIENCE))
+    });
+    assert_eq!(theirs.as_deref().map(response_code), FILTERED);
+    assert_eq!(ours.as_deref().map(response_code), BEYOND);
+    let back = scene.sandbox.enter(|| {
+        let server = resolver_v4();
+        let ours = unconnected(server);
+        mark(7).apply(&ours).expect("mark the socket");
+        let port = ours.local_addr().expect("an address").port();
+        let _answer = ask_from(&ours, server, NAME, rtype::A, PATIENCE);
+        drop(ours);
+        let theirs = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).expect("the same port");
+        ask_from(&theirs, server, NAME, rtype::A, PATIENCE)
+    });
+    assert_eq!(
+        back.as_deref().map(response_code),
+        FILTERED,
+        "and the other way round"
+    );
+}
+
+#[test]
 fn a_marked_connection_bypasses_too() {
     if !require_root(WHY) {
         return;
@@ -452,6 +489,9 @@ fn the_table_reads_as_intended() {
         "elements = { 2001:db8::2 }",
         "ct original ip daddr @exempt_v4 accept",
         "ct original ip6 daddr @exempt_v6 accept",
+        "type filter hook output priority -300; policy accept;",
+        "meta mark 0x12345678 meta skuid 0 udp dport 53 ct original zone set 53",
+        "meta mark 0x12345678 meta skuid 0 tcp dport 53 ct original zone set 53",
         "meta mark 0x12345678 meta skuid 0 ct original ip daddr @upstream_v4 accept",
         "meta mark 0x12345678 meta skuid 0 ct original ip6 daddr @upstream_v6 accept",
         "udp dport 53 jump bypass",

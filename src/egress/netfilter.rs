@@ -1,8 +1,9 @@
 //! The kernel redirect that makes the DNS filter unavoidable. The only module that speaks netlink.
 //!
 //! One nf_tables table of the `inet` family, [`TABLE`], serves IPv4 and IPv6 alike; it is written
-//! over netlink, without `iptables` or `nft`. Every packet the namespace sends passes two chains:
+//! over netlink, without `iptables` or `nft`. Every packet the namespace sends passes its chains:
 //!
+//! * `zone` has our own queries tracked apart, so that no flow of the workload claims them.
 //! * `redirect` (NAT) sends DNS, that is UDP and TCP to port 53 of any address, to the filter on
 //!   the loopback. It comes before every other NAT chain of the namespace, so Docker's rewriting
 //!   of `127.0.0.11` applies to our own queries only.
@@ -10,7 +11,7 @@
 //!   the redirect existed. It also refuses packets sent straight to the hidden port behind a
 //!   loopback resolver such as Docker's.
 //!
-//! Past both go the resolvers exempt by configuration, and our own queries, which must carry the
+//! Past them go the resolvers exempt by configuration, and our own queries, which must carry the
 //! random [`Mark`] of this process, come from a socket of our user *and* go to a known upstream.
 //!
 //! **Fail closed.** The table goes in before anything else starts and replaces what a predecessor
@@ -60,6 +61,7 @@ pub struct Settings {
 /// The redirect in force. Dropping it leaves the kernel as it is.
 pub struct Redirect {
     connection: Connection,
+    zones: bool,
 }
 
 impl Redirect {
@@ -71,8 +73,23 @@ impl Redirect {
     /// [`Error::is_unavailable`] tells whether this process, or this kernel, can enforce at all.
     pub fn install(settings: &Settings) -> Result<Self, Error> {
         let mut connection = Connection::open()?;
-        connection.commit(ruleset::install(settings))?;
-        Ok(Self { connection })
+        let zones = match connection.commit(ruleset::install(settings, true)) {
+            Ok(()) => true,
+            Err(Error::Unsupported { object, .. }) if object == ruleset::object(ruleset::ZONE) => {
+                connection.commit(ruleset::install(settings, false))?;
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self { connection, zones })
+    }
+
+    /// Whether our own queries are tracked apart from the workload's. Where the kernel has no
+    /// zones (`CONFIG_NF_CONNTRACK_ZONES`), a query of ours from a source port the workload used
+    /// moments before comes back to the filter and takes one more turn.
+    #[must_use]
+    pub fn has_zones(&self) -> bool {
+        self.zones
     }
 
     /// Replaces the resolvers our own queries may go to.

@@ -87,3 +87,32 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_is_told_apart_from_what_it_refuses() {
+        let words = Some("Could not process".to_owned());
+        let lacking = Error::refused("chain redirect", Errno::NOENT, words);
+        assert!(lacking.is_unavailable());
+        let text = lacking.to_string();
+        assert!(
+            text.starts_with("the kernel cannot hold the chain redirect: "),
+            "{text}"
+        );
+        assert!(
+            text.contains(" (Could not process); it needs Linux 5.2"),
+            "{text}"
+        );
+
+        let refused = Error::refused("set upstream_v4", Errno::EXIST, None);
+        assert!(!refused.is_unavailable());
+        let text = refused.to_string();
+        assert_eq!(
+            text,
+            "the kernel refused the set upstream_v4: File exists (os error 17)"
+        );
+    }
+}

@@ -6,8 +6,9 @@ use std::os::fd::AsFd;
 
 /// A random packet mark (`SO_MARK`), fresh for each process.
 ///
-/// It is no secret strong enough to stand alone: a workload with `CAP_NET_RAW` can try all of
-/// them. The table therefore wants the socket's user and a known destination as well.
+/// It tells our packets apart, and keeps a workload out that knows the mark of another sandbox. It
+/// is no secret from one with `CAP_NET_RAW`, which can read marks off packets; the table therefore
+/// wants the socket's user and a known destination as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark(NonZeroU32);
 

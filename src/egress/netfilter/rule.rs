@@ -22,6 +22,8 @@ const DESTINATION_PORT: (u32, u32) = (2, 2);
 /// code "port unreachable" (`NFT_REJECT_ICMPX_PORT_UNREACH`), which ends a client's wait at once.
 const REJECT_BY_FAMILY: u32 = 2;
 const PORT_UNREACHABLE: u8 = 1;
+/// The hardware type of the loopback device (`ARPHRD_LOOPBACK`, linux/if_arp.h).
+const LOOPBACK: u16 = 772;
 /// The direction of the packet that began a flow (`IP_CT_DIR_ORIGINAL`).
 pub(super) const ORIGINAL: u8 = 0;
 
@@ -55,6 +57,14 @@ fn other(name: &str, attributes: Vec<DefaultNla>) -> Expression {
 
 fn number(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_be_bytes().to_vec())
+}
+
+fn load(value: &[u8]) -> Expression {
+    Expressions::Immediate(vec![
+        Immediate::DestinationRegister(REGISTER),
+        Immediate::Data(DataAttribute::Value(value.to_vec())),
+    ])
+    .into()
 }
 
 fn meta(key: MetaKey) -> Expression {
@@ -118,6 +128,11 @@ pub(super) fn destination_port_is(port: u16) -> [Expression; 2] {
     [load.into(), equals(&port.to_be_bytes())]
 }
 
+/// `meta oiftype loopback`.
+pub(super) fn leaves_by_loopback() -> [Expression; 2] {
+    [meta(MetaKey::Oiftype), equals(&LOOPBACK.to_ne_bytes())]
+}
+
 /// `meta mark mark`.
 pub(super) fn mark_is(mark: u32) -> [Expression; 2] {
     [meta(MetaKey::Mark), equals(&mark.to_ne_bytes())]
@@ -141,6 +156,15 @@ pub(super) fn originally(key: Tracked) -> Expression {
     let direction = DefaultNla::new(3, vec![ORIGINAL]);
     let key = number(2, key as u32);
     other("ct", vec![number(1, REGISTER.into()), key, direction])
+}
+
+/// `ct original zone set zone`; only before connection tracking.
+pub(super) fn set_zone(zone: u16) -> [Expression; 2] {
+    // NFT_CT_ZONE; NFTA_CT_KEY, NFTA_CT_DIRECTION, NFTA_CT_SREG
+    let key = number(2, 17);
+    let direction = DefaultNla::new(3, vec![ORIGINAL]);
+    let set = other("ct", vec![key, direction, number(4, REGISTER.into())]);
+    [load(&zone.to_ne_bytes()), set]
 }
 
 /// `redirect to :port`.

@@ -11,8 +11,8 @@ use netlink_packet_netfilter::nftables::{
 
 use super::rule::{
     Expression, ORIGINAL, Tracked, Transport, accept, counter, destination_port_is, differs,
-    direction, equals, is_in, jump, leave, mark_is, masked, originally, redirect_to, reject,
-    socket_user_is, transport_is,
+    direction, equals, is_in, jump, leave, leaves_by_loopback, mark_is, masked, originally,
+    redirect_to, reject, set_zone, socket_user_is, transport_is,
 };
 use super::transaction::Transaction;
 use super::{Settings, TABLE};
@@ -22,6 +22,8 @@ const DNS: u16 = 53;
 /// Elements of one message; an attribute may have 64 KiB and an element takes up to 28 bytes.
 const CHUNK: usize = 1024;
 
+/// The zone chain must come before connection tracking (`NF_IP_PRI_RAW`).
+const ZONE_PRIORITY: i32 = -300;
 /// The NAT chain goes before every other one: the first to translate a flow wins. It must come
 /// after connection tracking, which is at -200 (`NF_IP_PRI_CONNTRACK`).
 const REDIRECT_PRIORITY: i32 = -199;
@@ -30,6 +32,11 @@ const GUARD_PRIORITY: i32 = 0;
 /// The policy of both base chains (`NF_ACCEPT`): all but DNS is none of our business.
 const POLICY: u32 = 1;
 
+/// Where connections of our own are tracked. Any number but 0, the zone of all others.
+const OWN_ZONE: u16 = DNS;
+
+/// Sorts our own queries apart before they are tracked.
+pub(super) const ZONE: &str = "zone";
 const REDIRECT: &str = "redirect";
 const GUARD: &str = "guard";
 const ESCAPED: &str = "escaped";
@@ -139,8 +146,9 @@ pub(super) fn remove() -> Transaction {
     transaction
 }
 
-/// Replaces whatever has the name of the table by the table `settings` describe.
-pub(super) fn install(settings: &Settings) -> Transaction {
+/// Replaces whatever has the name of the table by the table `settings` describe; `zones` says
+/// whether the kernel has zones of connection tracking.
+pub(super) fn install(settings: &Settings, zones: bool) -> Transaction {
     let mut transaction = remove();
     let object = format!("table inet {TABLE}");
     transaction.push(object, NLM_F_CREATE, NfTablesMessage::NewTable(table()));
@@ -160,6 +168,10 @@ pub(super) fn install(settings: &Settings) -> Transaction {
     chain(&mut transaction, REDIRECT, Some(("nat", REDIRECT_PRIORITY)));
     chain(&mut transaction, GUARD, Some(("filter", GUARD_PRIORITY)));
 
+    if zones {
+        chain(&mut transaction, ZONE, Some(("filter", ZONE_PRIORITY)));
+        zone(&mut transaction, settings);
+    }
     bypass(&mut transaction, settings);
     redirect(&mut transaction, settings.port);
     guard(&mut transaction, settings.port);
@@ -172,6 +184,21 @@ pub(super) fn replace_upstreams(transaction: &mut Transaction, upstreams: &[Sock
     for (set, keys) in [(UPSTREAM_V4, v4), (UPSTREAM_V6, v6)] {
         set.clear(transaction);
         set.add(transaction, &keys);
+    }
+}
+
+/// Tracks our own queries in a zone of their own. The kernel reuses source ports: without it, a
+/// query of ours from a port the workload just asked from would belong to the workload's flow,
+/// and be redirected to ourselves.
+fn zone(transaction: &mut Transaction, settings: &Settings) {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let ours = mark_is(settings.mark.get())
+            .into_iter()
+            .chain(socket_user_is(settings.user))
+            .chain(transport_is(transport))
+            .chain(destination_port_is(DNS))
+            .chain(set_zone(OWN_ZONE));
+        rule(transaction, ZONE, ours);
     }
 }
 
@@ -228,7 +255,7 @@ fn guard(transaction: &mut Transaction, port: u16) {
         rule(transaction, GUARD, to_dns);
         // A resolver on the loopback, such as Docker's 127.0.0.11, listens on another port and
         // has its own translation from 53; the port itself answers anyone who finds it.
-        let to_hidden_port = outgoing().chain([
+        let to_hidden_port = leaves_by_loopback().into_iter().chain(outgoing()).chain([
             originally(Tracked::DestinationPort),
             differs(&DNS.to_be_bytes()),
             originally(Tracked::DestinationV4),
@@ -250,6 +277,11 @@ fn guard(transaction: &mut Transaction, port: u16) {
     rule(transaction, ESCAPED, [counter(), reject()]);
 }
 
+/// How errors name a chain and its rules.
+pub(super) fn object(chain: &str) -> String {
+    format!("chain {chain}")
+}
+
 /// Adds a chain; with a type and a priority it is called for each packet that is sent.
 fn chain(transaction: &mut Transaction, name: &str, base: Option<(&str, i32)>) {
     let mut attributes = vec![
@@ -267,7 +299,7 @@ fn chain(transaction: &mut Transaction, name: &str, base: Option<(&str, i32)>) {
         ]);
     }
     let message = NfTablesMessage::NewChain(ChainMessage { attributes });
-    transaction.push(format!("chain {name}"), NLM_F_CREATE, message);
+    transaction.push(object(name), NLM_F_CREATE, message);
 }
 
 fn rule(
@@ -282,5 +314,5 @@ fn rule(
     ];
     let message = NfTablesMessage::NewRule(RuleMessage { attributes });
     let flags = NLM_F_CREATE | NLM_F_APPEND;
-    transaction.push(format!("rules of chain {chain}"), flags, message);
+    transaction.push(object(chain), flags, message);
 }

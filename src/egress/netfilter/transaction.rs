@@ -196,3 +196,20 @@ fn words(after_code: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(text.value());
     Some(text.trim_end_matches('\0').to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_the_kernel_follow_the_header_of_the_request() {
+        let mut answer = vec![0; HEADER_SIZE];
+        // NLMSGERR_ATTR_OFFS before NLMSGERR_ATTR_MSG.
+        answer.extend_from_slice(&[8, 0, 2, 0, 1, 2, 3, 4]);
+        answer.extend_from_slice(&[7, 0, 1, 0, b'n', b'o', 0, 0]);
+        assert_eq!(words(&answer).as_deref(), Some("no"));
+        assert_eq!(words(&answer[..HEADER_SIZE]), None);
+        assert_eq!(words(&answer[..3]), None);
+        assert_eq!(words(&answer[..HEADER_SIZE + 10]), None);
+    }
+}
