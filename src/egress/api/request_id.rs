@@ -2,11 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where clients look for the id.
+pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id of a client that is given back, in octets.
 const LONGEST: usize = 128;
@@ -28,16 +27,13 @@ impl RequestIds {
         }
     }
 
-    /// Names `response` after `request`.
-    pub(super) fn answer(&self, request: &Request<Bytes>, response: &mut Response<Bytes>) {
-        let given = request.headers().get(X_REQUEST_ID);
-        let id = given.filter(|id| is_plain(id)).cloned().or_else(|| {
+    /// The id of a request with these `headers`.
+    pub(super) fn of(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let given = headers.get(HEADER).filter(|id| is_plain(id)).cloned();
+        given.or_else(|| {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             HeaderValue::try_from(format!("{:016x}-{number}", self.process)).ok()
-        });
-        if let Some(id) = id {
-            response.headers_mut().insert(X_REQUEST_ID, id);
-        }
+        })
     }
 }
 

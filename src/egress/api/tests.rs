@@ -6,14 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::StatusCode;
+use std::num::NonZeroUsize;
+
+use http::header::AsHeaderName;
 use proptest::prelude::*;
 
-use super::super::policy::{Action, AlwaysRules, Effective};
+use super::super::policy::{Action, AlwaysRules, Effective, Policy, Rule};
 use super::super::recorder::Recorder;
 use super::super::store::Store;
 use super::super::writer::{EnforceError, Enforcer, Reviewer};
 use super::*;
+use crate::http::{Body, BoxError};
+use crate::runtime::Runtime;
 
 /// Stands for the kernel: remembers what it enforces, and fails when told to.
 #[derive(Default)]
@@ -89,11 +93,16 @@ struct Fixture {
     recorder: Recorder,
     file: PathBuf,
     _directory: tempfile::TempDir,
+    _runtime: Runtime,
 }
+
+/// An answer with its body read.
+type Answer = http::Response<String>;
 
 #[derive(Default)]
 struct Setup {
     policy: &'static str,
+    token: &'static str,
     always: AlwaysRules,
     reviewers: Vec<Box<dyn Reviewer>>,
     max_rules: Option<usize>,
@@ -116,13 +125,15 @@ impl Fixture {
         )
         .unwrap();
         let writer = Arc::new(writer);
-        let api = Api::new(
-            Arc::clone(&writer),
-            observer,
-            Arc::new(HealthGate::new(Health::Ready)),
-            setup.max_rules,
-            RequestIds::new(0xabc),
-        );
+        let runtime = Runtime::new(NonZeroUsize::MIN).unwrap();
+        let settings = Settings {
+            token: Token::new(TOKEN_HEADER, setup.token),
+            max_rules: setup.max_rules,
+            request_ids: RequestIds::new(0xabc),
+        };
+        let health = Arc::new(HealthGate::new(Health::Ready));
+        let spawner = runtime.spawner();
+        let api = Api::new(settings, Arc::clone(&writer), observer, health, spawner);
         Self {
             api,
             writer,
@@ -130,6 +141,7 @@ impl Fixture {
             recorder,
             file,
             _directory: directory,
+            _runtime: runtime,
         }
     }
 
@@ -140,27 +152,33 @@ impl Fixture {
         })
     }
 
-    fn ask(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Response<Bytes> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .body(Bytes::copy_from_slice(body.as_ref()))
-            .unwrap();
-        self.api.handle(&request)
+    fn ask(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> Answer {
+        self.send(method, path, &[], Body::from(body.as_ref().to_vec()))
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Body) -> Answer {
+        let mut request = http::Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(body).unwrap();
+        smol::block_on(async {
+            let (head, body) = self.api.handle(request).await.into_parts();
+            let body = body.collect(1 << 20).await.unwrap();
+            Answer::from_parts(head, String::from_utf8(body.to_vec()).unwrap())
+        })
     }
 
     fn policy(&self, method: &str, body: impl AsRef<[u8]>) -> (u16, String) {
-        let response = self.ask(method, "/policy", body);
-        let (status, text) = (response.status().as_u16(), text(&response));
-        let content_type = response.headers().get("content-type").unwrap();
+        let answer = self.ask(method, "/policy", body);
+        let status = answer.status().as_u16();
         if status == 200 {
-            assert_eq!(content_type, "application/json");
+            assert_eq!(header(&answer, "content-type"), "application/json");
         } else {
-            assert_eq!(content_type, "text/plain; charset=utf-8");
-            let nosniff = response.headers().get("x-content-type-options").unwrap();
-            assert_eq!(nosniff, "nosniff");
+            assert_eq!(header(&answer, "content-type"), "text/plain; charset=utf-8");
+            assert_eq!(header(&answer, "x-content-type-options"), "nosniff");
         }
-        (status, text)
+        (status, answer.into_body())
     }
 
     fn rules(&self) -> Vec<String> {
@@ -179,8 +197,8 @@ impl Fixture {
     }
 }
 
-fn text(response: &Response<Bytes>) -> String {
-    String::from_utf8(response.body().to_vec()).unwrap()
+fn header(answer: &Answer, name: impl AsHeaderName) -> &str {
+    answer.headers().get(name).unwrap().to_str().unwrap()
 }
 
 const TWO: &str = r#"{"egress":[{"action":"allow","target":"example.com"},{"action":"deny","target":"*.example.com"}]}"#;
@@ -678,11 +696,8 @@ fn other_methods_are_not_allowed() {
     for method in ["HEAD", "OPTIONS", "TRACE", "MOVE"] {
         let response = fixture.ask(method, "/policy", "");
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(
-            response.headers().get("allow").unwrap(),
-            "GET, POST, PUT, PATCH, DELETE"
-        );
-        assert_eq!(text(&response), "method not allowed\n");
+        assert_eq!(header(&response, "allow"), "GET, POST, PUT, PATCH, DELETE");
+        assert_eq!(response.body(), "method not allowed\n");
     }
 }
 
@@ -692,7 +707,7 @@ fn other_paths_are_not_found() {
     for path in ["/", "/policy/", "/policy/x", "/Policy", "/healthz/"] {
         let response = fixture.ask("GET", path, "");
         assert_eq!(response.status(), StatusCode::NOT_FOUND, "{path}");
-        assert_eq!(text(&response), "404 page not found\n");
+        assert_eq!(response.body(), "404 page not found\n");
     }
 }
 
@@ -701,9 +716,9 @@ fn other_spellings_of_a_path_are_redirected() {
     let fixture = Fixture::with("");
     let response = fixture.ask("GET", "//policy?a=b&c", "");
     assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY);
-    assert_eq!(response.headers().get("location").unwrap(), "/policy?a=b&c");
+    assert_eq!(header(&response, "location"), "/policy?a=b&c");
     assert_eq!(
-        text(&response),
+        response.body(),
         "<a href=\"/policy?a=b&amp;c\">Moved Permanently</a>.\n\n"
     );
 }
@@ -714,53 +729,123 @@ fn healthz_tells_whether_the_workload_may_start() {
     for method in ["GET", "HEAD", "POST"] {
         let response = fixture.ask(method, "/healthz", "");
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(text(&response), "ok");
-        let content_type = response.headers().get("content-type").unwrap();
-        assert_eq!(content_type, "text/plain; charset=utf-8");
+        assert_eq!(response.body(), "ok");
+        assert_eq!(
+            header(&response, "content-type"),
+            "text/plain; charset=utf-8"
+        );
     }
     let gate = &fixture.api.health;
     gate.set(Health::NotReady("mitmproxy not ready".into()));
     let response = fixture.ask("GET", "/healthz", "");
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-    assert_eq!(text(&response), "mitmproxy not ready\n");
+    assert_eq!(response.body(), "mitmproxy not ready\n");
     gate.set(Health::Degraded("not enforced".into()));
     let response = fixture.ask("GET", "/healthz", "");
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(text(&response), "ok\nnot enforced\n");
+    assert_eq!(response.body(), "ok\nnot enforced\n");
 }
 
 #[test]
-fn only_the_paths_of_the_contract_need_the_token() {
-    for path in ["/policy", "/credential-vault", "/credential-vault/x"] {
-        assert!(needs_token(path), "{path}");
+fn the_policy_needs_the_token_and_nothing_else_does() {
+    let fixture = Fixture::new(Setup {
+        policy: TWO,
+        token: "s3cret",
+        ..Setup::default()
+    });
+    let before = fixture.state();
+    fixture.recorder.take();
+    for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"] {
+        for headers in [&[][..], &[("OpenSandbox-Egress-Auth", "s3cre")]] {
+            let answer = fixture.send(method, "/policy", headers, Body::from("{}"));
+            assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method}");
+            assert_eq!(answer.body(), "unauthorized\n");
+        }
     }
-    for path in [
-        "/",
-        "/healthz",
-        "/policy/",
-        "/credential-vaults",
-        "//policy",
-    ] {
-        assert!(!needs_token(path), "{path}");
+    assert_eq!(fixture.state(), before);
+    assert!(
+        fixture.recorder.take().is_empty(),
+        "refusals are not logged"
+    );
+    assert_eq!(fixture.ask("GET", "/healthz", "").status(), StatusCode::OK);
+    let nowhere = fixture.ask("GET", "/nowhere", "");
+    assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
+    let token = [("OPENSANDBOX-EGRESS-AUTH", "s3cret")];
+    let answer = fixture.send("POST", "/policy", &token, Body::from("{}"));
+    assert_eq!(answer.status(), StatusCode::OK);
+    let answer = fixture.send("HEAD", "/policy", &token, Body::empty());
+    assert_eq!(answer.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[test]
+fn an_open_api_is_warned_about() {
+    let warned = |token| {
+        let setup = Setup {
+            token,
+            ..Setup::default()
+        };
+        let messages = Fixture::new(setup).recorder.take_messages();
+        let warning = "WARN policy API: no token is set";
+        messages.iter().any(|message| message.starts_with(warning))
+    };
+    assert!(warned(""));
+    assert!(!warned("s3cret"));
+}
+
+#[test]
+fn a_large_body_is_refused_as_such() {
+    let fixture = Fixture::with(TWO);
+    let before = fixture.state();
+    fixture.recorder.take();
+    let largest = " ".repeat(MAX_BODY - 2) + "{}";
+    let larger = format!(" {largest}");
+    assert_eq!(
+        fixture.policy("POST", larger),
+        (413, "request body exceeds 1048576 bytes\n".to_owned())
+    );
+    assert_eq!(fixture.state(), before);
+    let events = fixture.recorder.take_events();
+    assert!(events[0].contains(r#""error":"request body exceeds 1048576 bytes""#));
+    assert_eq!(fixture.policy("POST", largest).0, 200);
+}
+
+/// A body whose sender goes away.
+struct Broken;
+
+impl http_body::Body for Broken {
+    type Data = bytes::Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, BoxError>>> {
+        std::task::Poll::Ready(Some(Err("gone".into())))
     }
+}
+
+#[test]
+fn a_body_that_breaks_off_changes_nothing() {
+    let fixture = Fixture::with(TWO);
+    let before = fixture.state();
+    let answer = fixture.send("POST", "/policy", &[], Body::stream(Broken));
+    assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
+    assert!(answer.body().starts_with("failed to read body: "));
+    assert_eq!(fixture.state(), before);
 }
 
 #[test]
 fn every_answer_has_a_request_id() {
     let fixture = Fixture::with("");
-    let id = |given: Option<&str>| {
-        let mut request = Request::builder().uri("/nowhere");
-        if let Some(given) = given {
-            request = request.header("X-Request-ID", given);
-        }
-        let response = fixture.api.handle(&request.body(Bytes::new()).unwrap());
-        let id = response.headers().get("x-request-id").unwrap();
-        id.to_str().unwrap().to_owned()
+    let id = |given: &[(&str, &str)]| {
+        let answer = fixture.send("GET", "/nowhere", given, Body::empty());
+        header(&answer, "x-request-id").to_owned()
     };
-    assert_eq!(id(Some("abc-1")), "abc-1");
-    assert_eq!(id(None), "0000000000000abc-0");
-    assert_eq!(id(Some("with blank")), "0000000000000abc-1");
-    assert_eq!(id(Some(&"x".repeat(129))), "0000000000000abc-2");
+    assert_eq!(id(&[("X-Request-ID", "abc-1")]), "abc-1");
+    assert_eq!(id(&[]), "0000000000000abc-0");
+    assert_eq!(id(&[("X-Request-ID", "with blank")]), "0000000000000abc-1");
+    let long = "x".repeat(129);
+    assert_eq!(id(&[("X-Request-ID", &long)]), "0000000000000abc-2");
 }
 
 #[test]
@@ -780,6 +865,7 @@ fn the_rule_limit_is_announced_unless_there_is_none() {
     let announced = |max_rules| {
         let fixture = Fixture::new(Setup {
             max_rules,
+            token: "s3cret",
             ..Setup::default()
         });
         fixture.recorder.take_messages().pop()
