@@ -252,8 +252,9 @@ impl Received {
         let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
             let bounds = self.bounds;
             let alarm = self.alarm.get_or_insert_with(|| {
-                let silent = Instant::now() + bounds.silence;
-                smol::Timer::at(bounds.deadline.map_or(silent, |end| end.min(silent)))
+                let silent = Instant::now().checked_add(bounds.silence);
+                let next = silent.into_iter().chain(bounds.deadline).min();
+                next.map_or_else(smol::Timer::never, smol::Timer::at)
             });
             ready!(Pin::new(alarm).poll(context));
             self.release(false);

@@ -66,7 +66,7 @@ pub enum Error {
 /// What a request may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// See [`REQUEST_TIME`].
+    /// See [`REQUEST_TIME`]; `Duration::MAX` for none.
     pub time: Duration,
     /// See [`RESPONSE_BYTES`].
     pub response_bytes: u64,
@@ -110,9 +110,9 @@ impl Client {
     /// There is no response. A request that could not be written on a reused connection, because
     /// the server had just closed it, is sent again on another one.
     pub async fn send(&self, request: Request) -> Result<Response, Error> {
-        let deadline = Instant::now() + self.limits.time;
+        let deadline = Instant::now().checked_add(self.limits.time);
         let late = async {
-            Timer::at(deadline).await;
+            deadline.map_or_else(Timer::never, Timer::at).await;
             Err(Error::TimedOut(self.limits.time))
         };
         self.exchange(request, deadline).or(late).await
@@ -133,7 +133,11 @@ impl Client {
         Ok(Response::from_parts(head, bytes))
     }
 
-    async fn exchange(&self, mut request: Request, deadline: Instant) -> Result<Response, Error> {
+    async fn exchange(
+        &self,
+        mut request: Request,
+        deadline: Option<Instant>,
+    ) -> Result<Response, Error> {
         let target = request.uri().clone();
         let origin = Origin::of(&target).ok_or_else(|| Error::Target(target.clone()))?;
         to_origin_form(&mut request, &origin);
@@ -175,12 +179,12 @@ impl Client {
         response: Response<Incoming>,
         connection: SendRequest<Body>,
         origin: Origin,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Response {
         let bounds = Bounds {
             size: self.limits.response_bytes,
             silence: self.limits.time,
-            deadline: Some(deadline),
+            deadline,
         };
         let pool = self.pool.clone();
         response.map(|incoming| {

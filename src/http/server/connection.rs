@@ -138,8 +138,8 @@ async fn answer<H: Handler, O: Observer>(
         silence: limits.body_silence,
         deadline: limits.body_time.map(|time| Instant::now() + time),
     };
-    // Who waits for `100 Continue` has sent nothing yet, and HTTP/2 can end one stream alone.
-    let lingers = head.version < Version::HTTP_2 && !head.headers.contains_key(EXPECT);
+    // Who waits for `100 Continue` has sent nothing yet.
+    let lingers = !head.headers.contains_key(EXPECT);
     let exec = shared.exec.clone();
     let body = Body::received(incoming, bounds, move |unread| {
         if let (true, Some(rest)) = (lingers, unread) {
@@ -169,9 +169,7 @@ async fn answer<H: Handler, O: Observer>(
             }
         }
     };
-    let (head, body) = response.into_parts();
-    let body = recorder.attach(head.status, body);
-    Response::from_parts(head, body)
+    recorder.attach(response)
 }
 
 /// Reads what is left of a body nobody wants, so that the client gets to read the response.

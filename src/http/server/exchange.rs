@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use ::http::header::{CONTENT_LENGTH, Entry};
 use ::http::request::Parts;
 use ::http::{Method, StatusCode};
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use super::connection::Activity;
 use super::{Handler, Observer, Shared};
-use crate::http::{Body, body};
+use crate::http::{Body, Response, body};
 
 /// The route of a request that matched no template.
 pub const UNKNOWN_ROUTE: &str = "unknown";
@@ -132,19 +133,32 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
         self.outcome = Outcome::Panicked;
     }
 
-    /// Goes on recording while `body` is sent.
-    pub(super) fn attach(mut self, status: StatusCode, body: Body) -> Recorded<H, O> {
-        self.status = Some(status);
-        let bodiless = self.method == Method::HEAD
-            || status.is_informational()
-            || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if bodiless || body.is_end_stream() {
+    /// Goes on recording while the body of `response` is sent, if it may have one.
+    pub(super) fn attach(mut self, response: Response) -> ::http::Response<Recorded<H, O>> {
+        let (mut head, mut body) = response.into_parts();
+        self.status = Some(head.status);
+        let head_only = self.method == Method::HEAD;
+        if head_only
+            && let (Some(length), Entry::Vacant(entry)) =
+                (body.size_hint().exact(), head.headers.entry(CONTENT_LENGTH))
+        {
+            entry.insert(length.into());
+        }
+        let bodiless = head.status.is_informational()
+            || head.status == StatusCode::NO_CONTENT
+            || head.status == StatusCode::NOT_MODIFIED;
+        if head_only || bodiless {
+            // In HTTP/2 hyper would send it all the same.
+            body = Body::empty();
+        }
+        if body.is_end_stream() {
             self.complete();
         }
-        Recorded {
+        let recorded = Recorded {
             body,
             recorder: self,
-        }
+        };
+        ::http::Response::from_parts(head, recorded)
     }
 
     fn complete(&mut self) {
