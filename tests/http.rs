@@ -17,7 +17,6 @@ use http_body_util::StreamBody;
 use opensandbox::http::auth::Token;
 use opensandbox::http::client::{self, Client};
 use opensandbox::http::connect::{self, Connector};
-use opensandbox::http::io::Exec;
 use opensandbox::http::listen::Listen;
 use opensandbox::http::resolve::{LiteralOnly, Resolve, Resolving};
 use opensandbox::http::router::Router;
@@ -1064,30 +1063,6 @@ fn tls_presents_the_client_certificate() {
             .starts_with("the client certificate and key: "),
         "{error}"
     );
-}
-
-#[test]
-fn tonic_runs_on_our_connector_and_executor() {
-    use tower_service::Service;
-
-    let fixture = Fixture::start(Limits::default());
-    let endpoint = tonic::transport::Endpoint::from_shared(fixture.url("")).unwrap();
-    fixture.runtime.block_on(within(PATIENCE, async {
-        let mut channel = endpoint
-            .executor(Exec(fixture.runtime.spawner()))
-            .connect_with_connector_lazy(Connector::new(LiteralOnly));
-        std::future::poll_fn(|context| channel.poll_ready(context))
-            .await
-            .unwrap();
-        let request = http::Request::builder().uri("/policy");
-        let request = request.body(tonic::body::Body::empty()).unwrap();
-        let response = channel.call(request).await.unwrap();
-        assert_eq!(response.version(), http::Version::HTTP_2);
-        let body = http_body_util::BodyExt::collect(response.into_body())
-            .await
-            .unwrap();
-        assert_eq!(body.to_bytes(), "policy");
-    }));
 }
 
 /// Run by the test below in a process of its own, because it takes away the descriptors.

@@ -1,14 +1,11 @@
 //! How a client gets a connection: addresses, socket, TLS.
 //!
-//! Owns the order of attempts and their deadline. It asks only the resolver it was given and never
-//! a proxy from the environment. It is a tower service as well, which is what tonic wants.
+//! Owns the order of attempts and their deadline. It asks only the resolver it was given, and never
+//! a proxy from the environment.
 
-use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::Uri;
@@ -241,19 +238,4 @@ fn bare(host: &str) -> &str {
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
     inner.unwrap_or(host)
-}
-
-impl tower_service::Service<Uri> for Connector {
-    type Response = Stream;
-    type Error = Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Stream, Error>> + Send>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move { connector.connect(&uri).await })
-    }
 }

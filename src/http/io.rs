@@ -20,7 +20,7 @@ use smol::io::{AsyncRead, AsyncWrite};
 
 use crate::runtime::Spawner;
 
-/// A connection, as hyper and tonic read and write it.
+/// A connection, as hyper reads and writes it.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
@@ -154,7 +154,7 @@ impl Write for Stream {
     }
 }
 
-/// Lets hyper and tonic start tasks on the process's executor.
+/// Lets hyper start tasks on the process's executor.
 #[derive(Clone, Debug)]
 pub struct Exec(pub Spawner);
 
