@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use opentelemetry::metrics::MeterProvider as _;
-use opentelemetry_otlp::{WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_otlp::{RetryPolicy, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::{LogExporter, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::{
@@ -283,6 +283,8 @@ fn encoding(protocol: Protocol) -> opentelemetry_otlp::Protocol {
     }
 }
 
+/// Retries are the delivery's: the exporter's own would repeat what may not be repeated, and sleep
+/// through the end of the process.
 fn metric_exporter(
     otlp: &Otlp,
     temporality: Temporality,
@@ -293,6 +295,7 @@ fn metric_exporter(
         .with_temporality(temporality)
         .with_http()
         .with_http_client(delivery.clone())
+        .with_retry_policy(RetryPolicy::disabled())
         .with_endpoint(otlp.endpoint.to_string())
         .with_timeout(otlp.timeout)
         .with_protocol(encoding(otlp.protocol));
@@ -310,6 +313,7 @@ fn log_exporter(
     let mut builder = opentelemetry_otlp::LogExporter::builder()
         .with_http()
         .with_http_client(delivery.clone())
+        .with_retry_policy(RetryPolicy::disabled())
         .with_endpoint(otlp.endpoint.to_string())
         .with_timeout(otlp.timeout)
         .with_protocol(encoding(otlp.protocol));

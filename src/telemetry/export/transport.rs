@@ -12,7 +12,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
-use http_body_util::{BodyExt, Collected, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use smol::{Executor, Task};
@@ -112,13 +112,13 @@ impl Transport {
         if let Some(mut connection) = slot.take().filter(Connection::is_open) {
             // A kept connection may break before the answer through no fault of the receiver.
             if let Ok(answer) = connection.exchange(self.request(batch, deadline)).await {
-                *slot = Some(connection);
+                *slot = answer.body().is_ok().then_some(connection);
                 return Ok(self.judge(answer));
             }
         }
         let mut connection = self.connect(executor).await?;
         let answer = connection.exchange(self.request(batch, deadline)).await?;
-        *slot = Some(connection);
+        *slot = answer.body().is_ok().then_some(connection);
         Ok(self.judge(answer))
     }
 
@@ -194,7 +194,7 @@ impl Transport {
         request
     }
 
-    fn judge(&self, answer: Response<Collected<Bytes>>) -> Answer {
+    fn judge(&self, answer: Response<Body>) -> Answer {
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         if self.protocol == Protocol::Grpc {
@@ -208,12 +208,14 @@ impl Transport {
                 Answer::Refused(failure)
             };
         }
-        let body = body.to_bytes();
-        let accepted = match self.protocol {
-            Protocol::HttpJson => message::accepted_json(&body),
-            Protocol::HttpProtobuf | Protocol::Grpc => message::accepted_protobuf(&body),
-        };
-        // The status has accepted the batch; an answer in another format only loses the remarks.
+        let accepted = body.ok().and_then(|body| {
+            let body = body.to_bytes();
+            match self.protocol {
+                Protocol::HttpJson => message::accepted_json(&body),
+                Protocol::HttpProtobuf | Protocol::Grpc => message::accepted_protobuf(&body),
+            }
+        });
+        // The status has accepted the batch; an answer that cannot be read only loses the remarks.
         Answer::Accepted(accepted.unwrap_or_default())
     }
 }
@@ -226,6 +228,9 @@ fn authority(endpoint: &Uri) -> Option<HeaderValue> {
         None => HeaderValue::try_from(host).ok(),
     }
 }
+
+/// What there is of an answer's body.
+type Body = Result<Collected<Bytes>, Failure>;
 
 struct Connection {
     sender: Sender,
@@ -246,10 +251,7 @@ impl Connection {
         }
     }
 
-    async fn exchange(
-        &mut self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Collected<Bytes>>, Failure> {
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Body>, Failure> {
         let answer: Response<Incoming> = match &mut self.sender {
             Sender::Http1(sender) => {
                 sender.ready().await.map_err(broken)?;
@@ -261,10 +263,14 @@ impl Connection {
             }
         };
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| Failure::Protocol(error.to_string()))?;
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| {
+            if error.is::<LengthLimitError>() {
+                Failure::Protocol(format!("it is longer than {MAX_ANSWER} bytes"))
+            } else {
+                Failure::Connection(error.to_string())
+            }
+        });
         Ok(Response::from_parts(head, body))
     }
 }
@@ -306,7 +312,12 @@ fn grpc_frame(message: &Bytes, compressed: bool) -> Bytes {
 
 /// Reads the answer to a gRPC call (gRPC over HTTP/2, "Responses"): the status is in the trailers,
 /// or in the head when there is no message.
-fn grpc_answer(head: &HeaderMap, http_status: u16, body: Collected<Bytes>) -> Answer {
+fn grpc_answer(head: &HeaderMap, http_status: u16, body: Body) -> Answer {
+    let body = match body {
+        Ok(body) => body,
+        Err(failure @ Failure::Protocol(_)) => return Answer::Refused(failure),
+        Err(failure) => return Answer::Later(failure, None),
+    };
     let trailers = body.trailers().cloned();
     let status = trailers
         .as_ref()
