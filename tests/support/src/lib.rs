@@ -16,6 +16,7 @@ mod watch;
 pub use daemon::Daemon;
 pub use netns::require_root;
 
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 
 /// A TCP port of 127.0.0.1 that was free a moment ago.
@@ -25,4 +26,13 @@ pub fn free_port() -> u16 {
         .and_then(|listener| listener.local_addr())
         .expect("bind a port of 127.0.0.1")
         .port()
+}
+
+/// Says that the running test, or a part of it, was skipped, and why; also when the output of
+/// tests that pass is hidden, because a skipped test proves nothing.
+pub fn skipped(why: &str) {
+    let test = std::thread::current();
+    let test = test.name().unwrap_or("a test");
+    // Not `eprintln!`, which the test runner captures.
+    writeln!(std::io::stderr(), "SKIPPED {test}: {why}").expect("standard error");
 }

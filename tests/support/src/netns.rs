@@ -25,10 +25,10 @@ pub fn require_root(why: &str) -> bool {
     })
     .join()
     .expect("the probing thread");
-    if let Err(error) = result {
-        let test = std::thread::current();
-        let test = test.name().unwrap_or("a test");
-        eprintln!("SKIPPED {test}: needs root ({why}); creating a network namespace: {error}");
+    if let Err(error) = &result {
+        crate::skipped(&format!(
+            "needs root ({why}); creating a network namespace: {error}"
+        ));
     }
     result.is_ok()
 }
