@@ -14,4 +14,5 @@ pub mod policy;
 #[cfg(test)]
 mod recorder;
 pub mod store;
+pub mod webhook;
 pub mod writer;

@@ -146,6 +146,34 @@ impl Denied<'_> {
     }
 }
 
+/// A message was turned down before the policy was asked: it cannot be read as a query, or asks
+/// for an operation that is not forwarded.
+pub struct Refused {
+    /// How the client asked.
+    pub transport: Transport,
+}
+
+impl Refused {
+    /// Writes the record, unless too many were written this second, and moves the instruments. It
+    /// is not a denial by policy, so it does not count as one.
+    pub fn emit(&self, to: &Observer) {
+        to.metrics.queries.add_for(
+            1,
+            QueryLabels {
+                decision: Decision::Deny,
+                transport: self.transport,
+                outcome: Outcome::Other,
+            },
+        );
+        if to.denied.admit(Instant::now()) {
+            info!(to.logger, "egress denied"; o!(
+                "opensandbox.event" => "egress.denied",
+                "reason" => "malformed",
+            ));
+        }
+    }
+}
+
 /// A DNS message got no answer, or an answer was discarded.
 pub struct Dropped {
     /// Why.

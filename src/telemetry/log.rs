@@ -14,7 +14,7 @@ mod level;
 mod order;
 mod queue;
 mod sink;
-mod timestamp;
+pub(crate) mod timestamp;
 mod writer;
 
 use std::cell::Cell;
@@ -298,7 +298,6 @@ impl LogGuard {
 
     /// A logger whose records are never exported: what the export says about itself must not
     /// become its own work.
-    #[must_use]
     pub fn local(&self) -> Logger {
         let root = Root {
             pipeline: Arc::clone(&self.pipeline),
@@ -316,10 +315,11 @@ impl LogGuard {
     /// Waits until everything logged before is written, at most `within`. Tells whether it is.
     pub fn flush(&self, within: Duration) -> bool {
         let deadline = Instant::now() + within;
-        self.pipeline
-            .outputs
-            .iter()
-            .fold(true, |all, output| output.queue.flush(deadline) && all)
+        let mut all = true;
+        for output in &self.pipeline.outputs {
+            all &= output.queue.flush(deadline);
+        }
+        all
     }
 
     /// Writes what is queued and closes the outputs, within `within`. Returns how many records

@@ -190,7 +190,6 @@ impl TraceContext {
 
     /// A logger whose records name the caller's trace and span; `logger` itself when there are
     /// none.
-    #[must_use]
     pub fn logger(&self, logger: &Logger) -> Logger {
         match self.parent {
             None => logger.clone(),

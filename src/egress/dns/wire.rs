@@ -65,6 +65,8 @@ pub mod rcode {
 pub mod rtype {
     /// An IPv4 address.
     pub const A: u16 = 1;
+    /// The name servers of a zone.
+    pub const NS: u16 = 2;
     /// Another name for the owner.
     pub const CNAME: u16 = 5;
     /// Start of authority.

@@ -23,7 +23,8 @@ const KEPT_BYTES: usize = 16 * 1024;
 
 /// Turns records into lines of one logger.
 pub(super) struct Encoder {
-    name: &'static str,
+    /// What stands between the time and the message: the logger's name.
+    name: Vec<u8>,
     /// The baseline fields as they appear in every line, each with its leading comma.
     baseline: Vec<u8>,
     /// The keys no field may take, because the line has them already.
@@ -51,9 +52,17 @@ impl Encoded {
 }
 
 impl io::Write for &Encoded {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().extend_from_slice(bytes);
         Ok(bytes.len())
+    }
+
+    /// slog-json writes a field in some nine pieces, so this is called often.
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.borrow_mut().extend_from_slice(bytes);
+        Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -82,17 +91,15 @@ impl Encoder {
     /// An encoder for the logger `name` whose lines all carry `baseline`.
     pub(super) fn new(name: &'static str, baseline: &[(String, String)]) -> Self {
         let mut encoder = Self {
-            name,
+            name: Vec::new(),
             baseline: Vec::new(),
             reserved: ["level", "ts", "logger", "msg"].map(String::from).to_vec(),
             no_context: o!().into(),
         };
+        push_json(&mut encoder.name, "logger", name);
         for (key, value) in baseline {
             if !encoder.reserved.contains(key) {
-                encoder.baseline.push(b',');
-                push_json(&mut encoder.baseline, key);
-                encoder.baseline.push(b':');
-                push_json(&mut encoder.baseline, value);
+                push_json(&mut encoder.baseline, key, value);
                 encoder.reserved.push(key.clone());
             }
         }
@@ -111,11 +118,9 @@ impl Encoder {
         let spread = Spread {
             record,
             context,
-            name: self.name,
-            time: scratch.clock.rfc3339(now),
             encoded: &scratch.encoded,
             fields: RefCell::new(&mut scratch.fields),
-            header: Cell::new(0),
+            message: Cell::new(0),
             context_fields: Cell::new(0),
         };
         let outer = RecordStatic {
@@ -131,12 +136,20 @@ impl Encoder {
                 &Record::new(&outer, record.msg(), BorrowedKV(&spread)),
                 &self.no_context,
             );
-        let (header, context_fields) = (spread.header.get(), spread.context_fields.get());
+        let (message, context_fields) = (spread.message.get(), spread.context_fields.get());
 
         let encoded = scratch.encoded.0.borrow();
         let fields = &mut scratch.fields;
         let line = &mut scratch.line;
-        line.extend_from_slice(encoded.get(..header).unwrap_or_default());
+        line.extend_from_slice(b"{\"level\":\"");
+        line.extend_from_slice(level::name(record.level()).as_bytes());
+        line.extend_from_slice(b"\",\"ts\":\"");
+        line.extend_from_slice(scratch.clock.rfc3339(now).as_bytes());
+        line.push(b'"');
+        line.extend_from_slice(&self.name);
+        line.push(b',');
+        // Without the brace slog-json began with.
+        line.extend_from_slice(encoded.get(1..message).unwrap_or_default());
         line.extend_from_slice(&self.baseline);
         let event = fields
             .list
@@ -182,16 +195,15 @@ impl Scratch {
     }
 }
 
-/// A record's header, context and fields as one list for slog-json, with a note of what lies where.
+/// A record's message, context and fields as one list for slog-json, with a note of what lies
+/// where. What is the same in every line, and the time, need no encoding and are not in it.
 struct Spread<'a, 'r> {
     record: &'a Record<'r>,
     context: &'a OwnedKVList,
-    name: &'static str,
-    time: &'a str,
     encoded: &'a Encoded,
     fields: RefCell<&'a mut Fields>,
-    /// Length of the encoded header.
-    header: Cell<usize>,
+    /// Where the encoded message ends.
+    message: Cell<usize>,
     /// How many of the fields belong to the logger rather than to the record.
     context_fields: Cell<usize>,
 }
@@ -204,15 +216,10 @@ impl KV for Spread<'_, '_> {
             encoded: self.encoded,
             fields: &mut fields,
         };
-        watch
-            .json
-            .emit_str("level".into(), level::name(self.record.level()))?;
-        watch.json.emit_str("ts".into(), self.time)?;
-        watch.json.emit_str("logger".into(), self.name)?;
         watch.formatted(self.record.msg(), |watch, text| {
             watch.json.emit_str("msg".into(), text)
         })?;
-        self.header.set(self.encoded.len());
+        self.message.set(self.encoded.len());
 
         // An error ends the list it came from; what was encoded of it stays.
         let _ = self.context.serialize(self.record, &mut watch);
@@ -314,9 +321,13 @@ impl Serializer for Watch<'_, '_> {
     }
 }
 
-fn push_json(line: &mut Vec<u8>, text: &str) {
+/// Adds a field that is the same in every line, with its leading comma.
+fn push_json(line: &mut Vec<u8>, key: &str, value: &str) {
+    line.push(b',');
     // Writing a string to memory does not fail.
-    let _ = serde_json::to_writer(line, text);
+    let _ = serde_json::to_writer(&mut *line, key);
+    line.push(b':');
+    let _ = serde_json::to_writer(line, value);
 }
 
 /// Escapes what JSON allows to stand in a string but a terminal obeys or a line splitter breaks

@@ -218,7 +218,7 @@ impl Queue {
     }
 
     /// Waits until the writer of a closed queue has finished. When `deadline` comes first, what
-    /// it has not written is counted as lost.
+    /// it has not written is counted as lost, and so is what it is in the middle of writing.
     pub(super) fn wait_finished(&self, deadline: Instant) {
         let mut state = self.lock();
         while !state.finished {

@@ -61,6 +61,14 @@ impl Formatter {
     }
 }
 
+/// `time` in RFC 3339 form, UTC, without a fraction.
+pub(crate) fn rfc3339_seconds(time: SystemTime) -> String {
+    let mut formatter = Formatter::default();
+    let text = formatter.rfc3339(time);
+    let to_the_second = text.split('.').next().unwrap_or_default();
+    format!("{to_the_second}Z")
+}
+
 /// `time` in the form of a backup name: RFC 3339 without its colons and its `Z`, as the Go
 /// components name theirs.
 pub(super) fn file_name(time: SystemTime) -> String {

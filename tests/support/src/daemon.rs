@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::http::get;
 use crate::netns::Namespace;
 use crate::watch::Watch;
 
@@ -404,65 +405,6 @@ fn fields(line: &str) -> serde_json::Result<Vec<(String, Value)>> {
     let fields = deserializer.deserialize_map(Fields)?;
     deserializer.end()?;
     Ok(fields)
-}
-
-/// An HTTP answer.
-#[derive(Clone, Debug)]
-pub struct Response {
-    /// The status code.
-    pub status: u16,
-    /// Header lines as received.
-    pub headers: Vec<String>,
-    /// The body as received, chunked framing included.
-    pub body: String,
-}
-
-/// `GET path`, over a connection of its own.
-///
-/// # Errors
-///
-/// Connecting, or an answer that is no HTTP.
-pub fn get(address: SocketAddr, path: &str) -> std::io::Result<Response> {
-    request(address, "GET", path, &[], "")
-}
-
-/// One HTTP/1.1 request over a connection of its own.
-///
-/// # Errors
-///
-/// Connecting, or an answer that is no HTTP.
-pub fn request(
-    address: SocketAddr,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: &str,
-) -> std::io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let extra: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
-    write!(
-        stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-         Content-Length: {}\r\n{extra}\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    let answer = String::from_utf8_lossy(&answer);
-    let no_http = || std::io::Error::from(std::io::ErrorKind::InvalidData);
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(no_http)?;
-    let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1));
-    let status = status.and_then(|status| status.parse().ok());
-    Ok(Response {
-        status: status.ok_or_else(no_http)?,
-        headers: lines.map(str::to_owned).collect(),
-        body: body.to_owned(),
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod daemon;
 pub mod dns;
+pub mod http;
 pub mod netns;
 pub mod otlp;
 pub mod tls;

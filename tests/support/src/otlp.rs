@@ -403,7 +403,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::daemon::{Response, request};
+    use crate::http::{Response, request};
     use crate::io::{HyperExecutor, HyperIo};
 
     const JSON: &[(&str, &str)] = &[("content-type", "application/json")];
@@ -491,7 +491,7 @@ mod tests {
                     .expect("handshake");
             executor.spawn(connection).detach();
             let length = u32::try_from(message.len()).expect("short").to_be_bytes();
-            let request = http::Request::post(uri)
+            let request = ::http::Request::post(uri)
                 .header("content-type", "application/grpc")
                 .header("te", "trailers")
                 .body(Full::new(Bytes::from(

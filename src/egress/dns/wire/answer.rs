@@ -38,17 +38,17 @@ pub enum Echo {
 #[error("malformed answer")]
 pub struct Malformed;
 
-/// Compares an upstream message with the query `asked` it should answer: id, operation and
-/// question, names without regard to ASCII case. `question_end` is where the question of `asked`
-/// ends.
+/// Compares an upstream message with the query it should answer, sent under `id`: id, operation
+/// and question, names without regard to ASCII case. `question_end` is where the question of
+/// `asked` ends.
 #[must_use]
-pub fn echo(answer: &[u8], asked: &[u8], question_end: usize) -> Echo {
+pub fn echo(answer: &[u8], id: u16, asked: &[u8], question_end: usize) -> Echo {
     let (Some(flags), Some(questions)) = (u16_at(answer, 2), u16_at(answer, 4)) else {
         return Echo::Foreign;
     };
     let sent = u16_at(asked, 2).unwrap_or_default();
     if answer.len() < HEADER
-        || super::id(answer) != super::id(asked)
+        || super::id(answer) != Some(id)
         || flags & flag::RESPONSE == 0
         || (flags ^ sent) & flag::OPCODE != 0
     {
@@ -73,6 +73,12 @@ pub fn echo(answer: &[u8], asked: &[u8], question_end: usize) -> Echo {
             .take(name)
             .all(|(one, other)| one.eq_ignore_ascii_case(other));
     if same { Echo::Question } else { Echo::Foreign }
+}
+
+/// Whether the sender left something out for want of room.
+#[must_use]
+pub fn is_truncated(answer: &[u8]) -> bool {
+    u16_at(answer, 2).unwrap_or_default() & flag::TRUNCATED != 0
 }
 
 /// The response code in the header.
@@ -235,7 +241,8 @@ mod tests {
     #[test]
     fn an_answer_matches_by_id_operation_and_question() {
         let asked = message(0x0100, 0, &[QUESTION]);
-        let answer = |flags, question: &[u8]| echo(&message(flags, 0, &[question]), &asked, END);
+        let answer =
+            |flags, question: &[u8]| echo(&message(flags, 0, &[question]), 0x1234, &asked, END);
         assert_eq!(answer(0x8180, QUESTION), Echo::Question);
         assert_eq!(
             answer(0x8180, b"\x01A\x04TEST\x00\x00\x01\x00\x01"),
@@ -254,10 +261,10 @@ mod tests {
         assert_eq!(answer(0xa180, QUESTION), Echo::Foreign);
         let mut other_id = message(0x8180, 0, &[QUESTION]);
         super::super::set_id(&mut other_id, 1);
-        assert_eq!(echo(&other_id, &asked, END), Echo::Foreign);
+        assert_eq!(echo(&other_id, 0x1234, &asked, END), Echo::Foreign);
         let mut bare = message(0x8181, 0, &[]);
         bare[5] = 0;
-        assert_eq!(echo(&bare, &asked, END), Echo::HeaderOnly);
+        assert_eq!(echo(&bare, 0x1234, &asked, END), Echo::HeaderOnly);
         assert_eq!(rcode(&bare), 1);
     }
 
@@ -307,7 +314,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_handled(bytes in proptest::collection::vec(any::<u8>(), 0..600), end in 0_usize..700) {
-            let _ = echo(&bytes, &bytes, end);
+            let _ = echo(&bytes, 0, &bytes, end);
             let _ = addresses(&bytes, end, &mut Vec::new());
         }
     }

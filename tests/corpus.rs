@@ -1,0 +1,35 @@
+//! What the fuzz targets check, over their committed seeds and small damage to them.
+
+use std::fs;
+use std::path::Path;
+
+#[path = "../fuzz/checks/policy.rs"]
+mod policy;
+
+/// Runs `check` over every seed of `target`, each of its beginnings, and each of its octets
+/// replaced by some that mean something to a parser.
+fn over_seeds(target: &str, check: fn(&[u8])) {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/seeds")
+        .join(target);
+    let mut count = 0;
+    for entry in fs::read_dir(seeds).unwrap() {
+        let seed = fs::read(entry.unwrap().path()).unwrap();
+        check(&seed);
+        for position in 0..seed.len() {
+            check(&seed[..position]);
+            let mut damaged = seed.clone();
+            for octet in *b"\0\"*.,:/[]{}\\#%0\x80\xff" {
+                damaged[position] = octet;
+                check(&damaged);
+            }
+        }
+        count += 1;
+    }
+    assert!(count > 0, "there are seeds");
+}
+
+#[test]
+fn policy() {
+    over_seeds("policy", policy::check);
+}
