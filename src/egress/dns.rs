@@ -5,7 +5,7 @@
 
 mod entropy;
 mod exchange;
-mod mmsg;
+pub mod mmsg;
 mod probe;
 mod resolver;
 mod socket;
@@ -36,7 +36,8 @@ use crate::lifecycle::Shutdown;
 use crate::runtime::Spawner;
 
 pub use self::resolver::Resolver;
-pub use self::socket::Hook;
+pub use self::socket::SocketHook;
+pub use self::upstream::UpstreamsHook;
 
 /// Queries waiting for an upstream at the same time, over UDP; more are dropped, and counted.
 pub const MAX_IN_FLIGHT: usize = 4096;
@@ -61,6 +62,27 @@ pub struct Config {
     pub exempt: Vec<IpAddr>,
     /// Queries waiting at the same time, normally [`MAX_IN_FLIGHT`].
     pub max_in_flight: usize,
+}
+
+/// How the kernel's redirect is kept apart from our own queries.
+#[derive(Clone)]
+pub struct Hooks {
+    /// Applied to every socket towards an upstream before it is used, for example to mark it.
+    /// Servers of the exempt list are spared.
+    pub socket: SocketHook,
+    /// Told of the addresses such sockets go to.
+    pub upstreams: UpstreamsHook,
+}
+
+impl Hooks {
+    /// Does nothing: for a filter without a redirect.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            socket: Arc::new(|_| Ok(())),
+            upstreams: Arc::new(|_| {}),
+        }
+    }
 }
 
 /// Why the filter does not start.
@@ -97,7 +119,7 @@ struct Shared {
     live: Arc<Live>,
     observer: Arc<Observer>,
     upstreams: Upstreams,
-    hook: Hook,
+    hooks: Hooks,
     timeout: Duration,
     max_in_flight: usize,
     spawner: Spawner,
@@ -117,8 +139,6 @@ pub struct Running {
 
 /// Binds the listeners and starts the filter; when it returns, queries are answered.
 ///
-/// `hook` is applied to every socket towards an upstream before it is used.
-///
 /// # Errors
 ///
 /// See [`Error`]. A missing address family is not one, unless nothing is left.
@@ -126,7 +146,7 @@ pub fn start(
     config: Config,
     live: Arc<Live>,
     observer: Arc<Observer>,
-    hook: Hook,
+    hooks: Hooks,
     spawner: &Spawner,
 ) -> Result<Running, Error> {
     let probe = Probe::new(&config.probe_name, config.probe_interval).map_err(|cause| {
@@ -146,13 +166,14 @@ pub fn start(
         config.upstreams,
         config.exempt,
         addresses.clone(),
+        Arc::clone(&hooks.upstreams),
         Arc::clone(&observer),
     );
     let shared = Arc::new(Shared {
         live,
         observer,
         upstreams,
-        hook,
+        hooks,
         timeout: config.timeout,
         max_in_flight: config.max_in_flight,
         spawner: spawner.clone(),

@@ -179,7 +179,7 @@ pub async fn ask_one(
     wire::set_id(&mut message, id);
     match protocol {
         Protocol::Udp => {
-            let socket = Async::new(socket::datagrams_to(server, &shared.hook)?)?;
+            let socket = Async::new(socket::datagrams_to(server, &shared.hooks.socket)?)?;
             socket.send(&message).await?;
             let mut buffer = vec![0; MAX_MESSAGE];
             loop {
@@ -218,7 +218,7 @@ fn is_answer(received: &[u8], id: u16, question: &Question) -> bool {
 }
 
 async fn connect(shared: &Shared, server: &Server) -> io::Result<Async<TcpStream>> {
-    let socket = socket::stream_to(server, &shared.hook)?;
+    let socket = socket::stream_to(server, &shared.hooks.socket)?;
     match socket.connect(&server.address.into()) {
         Err(cause) if cause.raw_os_error() != Some(libc::EINPROGRESS) => return Err(cause),
         _ => {}

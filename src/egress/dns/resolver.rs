@@ -13,6 +13,7 @@ use super::Shared;
 use super::exchange::{self, Protocol, Question, Said};
 use super::wire::answer;
 use super::wire::{reply, rtype};
+use crate::http::resolve::{Resolve, Resolving};
 
 /// The file of fixed names.
 const HOSTS: &str = "/etc/hosts";
@@ -94,6 +95,12 @@ impl Resolver {
                 }
             }
         }
+    }
+}
+
+impl Resolve for Resolver {
+    fn resolve<'a>(&'a self, host: &'a str) -> Resolving<'a> {
+        Box::pin(self.lookup(host))
     }
 }
 

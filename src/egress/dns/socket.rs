@@ -12,7 +12,7 @@ use super::upstream::Server;
 /// What is done to every socket towards an upstream before it is used, for example setting the
 /// mark by which the kernel's redirect recognises our own queries. Servers of the exempt list are
 /// spared.
-pub type Hook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
+pub type SocketHook = Arc<dyn Fn(BorrowedFd<'_>) -> io::Result<()> + Send + Sync>;
 
 /// Buffer asked for in the kernel, in octets; it gives what its own limit allows.
 const KERNEL_BUFFER: usize = 1 << 20;
@@ -82,7 +82,7 @@ impl Listener {
 /// # Errors
 ///
 /// No socket, the hook's error, or no route.
-pub fn datagrams_to(server: &Server, hook: &Hook) -> io::Result<std::net::UdpSocket> {
+pub fn datagrams_to(server: &Server, hook: &SocketHook) -> io::Result<std::net::UdpSocket> {
     let socket = towards(server, Type::DGRAM, Protocol::UDP, hook)?;
     socket.set_recv_buffer_size(KERNEL_BUFFER)?;
     // Binding first makes the port random per socket; connecting alone would derive it from the
@@ -102,13 +102,18 @@ pub fn datagrams_to(server: &Server, hook: &Hook) -> io::Result<std::net::UdpSoc
 /// # Errors
 ///
 /// No socket, or the hook's error.
-pub fn stream_to(server: &Server, hook: &Hook) -> io::Result<Socket> {
+pub fn stream_to(server: &Server, hook: &SocketHook) -> io::Result<Socket> {
     let socket = towards(server, Type::STREAM, Protocol::TCP, hook)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket)
 }
 
-fn towards(server: &Server, kind: Type, protocol: Protocol, hook: &Hook) -> io::Result<Socket> {
+fn towards(
+    server: &Server,
+    kind: Type,
+    protocol: Protocol,
+    hook: &SocketHook,
+) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(server.address), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if !server.exempt {

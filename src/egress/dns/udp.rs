@@ -144,7 +144,7 @@ impl<'a> Worker<'a> {
             shared,
             listeners,
             stop,
-            sources: Sources::new(Arc::clone(&epoll), Arc::clone(&shared.hook)),
+            sources: Sources::new(Arc::clone(&epoll), Arc::clone(&shared.hooks.socket)),
             epoll,
             replies: listeners.iter().map(|_| Outbox::default()).collect(),
             table: Table::new(shared.max_in_flight),
@@ -677,7 +677,7 @@ impl<'a> Worker<'a> {
             if now >= pending.deadline {
                 return self.fail(place, Failure::TimedOut, now);
             }
-            match pending.plan.next() {
+            match pending.plan.another() {
                 Some(server) if self.ask(place, server, now) => return,
                 Some(_) => {}
                 None => return self.fail(place, Failure::Exhausted, now),

@@ -47,6 +47,10 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(300), Duration::fr
 /// How often one server's failures are logged at most.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Told of every address that may be asked, each time the list changes and before the first query
+/// goes to a new one.
+pub type UpstreamsHook = Arc<dyn Fn(&[SocketAddr]) + Send + Sync>;
+
 /// Where the list of resolvers comes from.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -182,6 +186,7 @@ pub struct Upstreams {
     resolv: ArcSwap<ResolvConf>,
     /// Whether the last round of probes found no server at all.
     all_failed: AtomicBool,
+    hook: UpstreamsHook,
     observer: Arc<Observer>,
 }
 
@@ -193,6 +198,7 @@ impl Upstreams {
         source: Source,
         exempt: Vec<IpAddr>,
         own: Vec<SocketAddr>,
+        hook: UpstreamsHook,
         observer: Arc<Observer>,
     ) -> Self {
         let upstreams = Self {
@@ -202,6 +208,7 @@ impl Upstreams {
             own,
             resolv: ArcSwap::default(),
             all_failed: AtomicBool::new(false),
+            hook,
             observer,
         };
         match &upstreams.source {
@@ -286,21 +293,15 @@ impl Upstreams {
             let kept = old.0.iter().find(|known| known.address == address);
             servers.push(kept.cloned().unwrap_or_else(|| self.introduce(address)));
         }
-        let changed = old
-            .0
-            .iter()
-            .map(|server| server.address)
-            .ne(servers.iter().map(|server| server.address));
-        if changed {
-            let list: Vec<_> = servers
-                .iter()
-                .map(|server| server.address.to_string())
-                .collect();
+        let addresses: Vec<_> = servers.iter().map(|server| server.address).collect();
+        if old.0.iter().map(|server| &server.address).ne(&addresses) {
+            let list: Vec<_> = addresses.iter().map(ToString::to_string).collect();
             info!(
                 self.observer.logger(),
                 "[dns] upstream resolvers: {}",
                 list.join(", ")
             );
+            (self.hook)(&addresses);
             self.set.store(Arc::new(Set(servers)));
             self.report_health();
         }
@@ -414,7 +415,10 @@ mod tests {
     fn a_file_is_followed_and_servers_keep_what_is_known() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resolv.conf");
-        let upstreams = Upstreams::new(Source::File(path.clone()), vec![], vec![], observer());
+        let (told, changes) = std::sync::mpsc::channel();
+        let hook: UpstreamsHook = Arc::new(move |list| told.send(list.len()).unwrap());
+        let upstreams =
+            Upstreams::new(Source::File(path.clone()), vec![], vec![], hook, observer());
         assert_eq!(addresses(&upstreams), ["8.8.8.8:53"]);
 
         std::fs::write(&path, "nameserver 192.0.2.1\nnameserver 192.0.2.2\n").unwrap();
@@ -429,6 +433,7 @@ mod tests {
         assert_eq!(addresses(&upstreams), ["192.0.2.2:53"]);
         assert!(Arc::ptr_eq(upstreams.set().get(0).unwrap(), &second));
 
+        assert_eq!(changes.try_iter().collect::<Vec<_>>(), [1, 2, 1]);
         std::fs::remove_file(&path).unwrap();
         upstreams.reload();
         assert_eq!(addresses(&upstreams), ["192.0.2.2:53"]);
@@ -439,7 +444,13 @@ mod tests {
         let own: SocketAddr = "127.0.0.1:15353".parse().unwrap();
         let list = vec![own, "192.0.2.1:53".parse().unwrap()];
         let exempt = vec!["192.0.2.1".parse().unwrap()];
-        let upstreams = Upstreams::new(Source::List(list), exempt, vec![own], observer());
+        let upstreams = Upstreams::new(
+            Source::List(list),
+            exempt,
+            vec![own],
+            Arc::new(|_| {}),
+            observer(),
+        );
         assert_eq!(addresses(&upstreams), ["192.0.2.1:53"]);
         assert!(upstreams.set().get(0).unwrap().exempt);
     }

@@ -11,7 +11,7 @@ use rustix::event::epoll;
 
 use super::super::entropy::Entropy;
 use super::super::mmsg::Outbox;
-use super::super::socket::{self, Hook};
+use super::super::socket::{self, SocketHook};
 use super::super::upstream::{Server, Set};
 
 /// Sockets of one upstream in use at the same time.
@@ -54,7 +54,7 @@ struct Pool {
 /// All sockets.
 pub struct Sources {
     epoll: Arc<OwnedFd>,
-    hook: Hook,
+    hook: SocketHook,
     sockets: Vec<Option<Source>>,
     open: usize,
     pools: Vec<Pool>,
@@ -65,7 +65,7 @@ pub struct Sources {
 impl Sources {
     /// No sockets yet; each is registered with `epoll` under its number when it is opened.
     #[must_use]
-    pub fn new(epoll: Arc<OwnedFd>, hook: Hook) -> Self {
+    pub fn new(epoll: Arc<OwnedFd>, hook: SocketHook) -> Self {
         Self {
             epoll,
             hook,
@@ -318,7 +318,7 @@ mod tests {
     fn a_hook_that_fails_is_an_error() {
         let (_upstream, server) = server();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let hook: Hook = Arc::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
+        let hook: SocketHook = Arc::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
         let mut sources = Sources::new(Arc::new(epoll), hook);
         let error = sources.choose(&server, &mut Entropy::new(), Instant::now());
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::PermissionDenied);

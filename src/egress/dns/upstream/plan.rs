@@ -51,7 +51,7 @@ impl Plan {
     }
 
     /// The next server worth asking, again if need be; `None` when all have failed for good.
-    pub fn next(&mut self) -> Option<usize> {
+    pub fn another(&mut self) -> Option<usize> {
         if let Some(server) = self.untried() {
             return Some(server);
         }
@@ -113,22 +113,22 @@ mod tests {
     fn servers_are_asked_again_unless_they_failed() {
         let mut plan = Plan::new(&set(3));
         for expected in [0, 1, 2] {
-            assert_eq!(plan.next(), Some(expected));
+            assert_eq!(plan.another(), Some(expected));
             assert_eq!(plan.rounds(), 0);
         }
         plan.give_up(1);
-        let again: Vec<_> = (0..4).filter_map(|_| plan.next()).collect();
+        let again: Vec<_> = (0..4).filter_map(|_| plan.another()).collect();
         assert_eq!(again, [0, 2, 0, 2]);
         assert!(plan.rounds() >= 1);
         plan.give_up(0);
         plan.give_up(2);
-        assert_eq!((plan.next(), plan.untried()), (None, None));
+        assert_eq!((plan.another(), plan.untried()), (None, None));
     }
 
     #[test]
     fn a_long_wait_does_not_overflow() {
         let mut plan = Plan::new(&set(2));
-        assert!((0..1000).all(|_| plan.next().is_some()));
+        assert!((0..1000).all(|_| plan.another().is_some()));
         assert_eq!(plan.untried(), None);
     }
 
@@ -136,7 +136,7 @@ mod tests {
     fn no_servers_no_plan() {
         let mut plan = Plan::new(&Set::default());
         assert_eq!(
-            (plan.next(), plan.untried(), plan.rounds()),
+            (plan.another(), plan.untried(), plan.rounds()),
             (None, None, 0)
         );
     }
