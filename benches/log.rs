@@ -67,7 +67,7 @@ impl KV for Outbound<'_> {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
         serializer.emit_str(EVENT_KEY.into(), "egress.outbound")?;
         serializer.emit_str("target.host".into(), self.host)?;
-        serializer.emit_serde("target.ips".into(), &slog::Serde(self.addresses.to_vec()))
+        serializer.emit_serde("target.ips".into(), &log::Nested(self.addresses))
     }
 }
 

@@ -14,6 +14,7 @@ use slog::{KV, Record, Serializer, error, info, o, warn};
 
 use super::metrics::{Decision, DropReason, Metrics, Outcome, QueryLabels, Transport};
 use super::policy::{Action, DomainSet, Reason};
+use crate::telemetry::log::Nested;
 
 /// How many `egress.denied` records a second are written; the rest are only counted.
 const DENIED_RECORDS_PER_SECOND: u64 = 100;
@@ -100,7 +101,7 @@ impl KV for Outbound<'_> {
         serializer.emit_str("opensandbox.event".into(), "egress.outbound")?;
         serializer.emit_str("target.host".into(), self.host)?;
         if !self.addresses.is_empty() {
-            serializer.emit_serde("target.ips".into(), &slog::Serde(self.addresses.to_vec()))?;
+            serializer.emit_serde("target.ips".into(), &Nested(self.addresses))?;
         }
         if let Some(error) = self.error {
             serializer.emit_str("error".into(), error)?;
@@ -296,9 +297,7 @@ impl<R: Serialize + Clone + Send + 'static> KV for PolicyRecord<R> {
         serializer.emit_str("opensandbox.event".into(), self.event)?;
         serializer.emit_str("egress.default".into(), self.default_action.as_str())?;
         match &self.rules {
-            Rules::Listed(rules) => {
-                serializer.emit_serde("rules".into(), &slog::Serde(rules.clone()))
-            }
+            Rules::Listed(rules) => serializer.emit_serde("rules".into(), &Nested(rules)),
             Rules::Digested { digest, count } => {
                 serializer.emit_str("rules_digest".into(), digest)?;
                 serializer.emit_usize("rules_count".into(), *count)

@@ -5,26 +5,28 @@
 //! touches the JSON log.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider, Severity};
-use opentelemetry::{Key, SpanId, TraceFlags, TraceId};
+use opentelemetry::{Key, SpanId, StringValue, TraceFlags, TraceId};
 use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
 use slog::{KV, OwnedKVList, Record, Serializer};
 
 use super::log::{EVENT_KEY, positions};
 use super::trace_context::{FLAGS_KEY, SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
 
-/// Distinct event names that are remembered; an event beyond them has its name as an attribute
-/// only.
-const EVENT_NAMES: usize = 64;
+/// Distinct keys and event names that are remembered. An event beyond them has its name as an
+/// attribute only; a key beyond them is allocated for each record.
+const NAMES: usize = 256;
+/// Places looked at for a name before it counts as beyond them.
+const PROBES: usize = 8;
 
 /// Turns the records of one logger into records of the SDK.
 pub(super) struct Bridge {
     logger: SdkLogger,
     baseline: Vec<(Key, AnyValue)>,
-    event_names: [OnceLock<&'static str>; EVENT_NAMES],
+    names: Names,
 }
 
 impl Bridge {
@@ -41,13 +43,14 @@ impl Bridge {
                 .iter()
                 .any(|(earlier, _)| earlier.as_str() == key)
             {
-                attributes.push((Key::from(key.clone()), AnyValue::from(value.clone())));
+                let value = StringValue::from(Arc::<str>::from(value.as_str()));
+                attributes.push((Key::from(Arc::<str>::from(key.as_str())), value.into()));
             }
         }
         Self {
             logger: provider.logger(scope),
             baseline: attributes,
-            event_names: [const { OnceLock::new() }; EVENT_NAMES],
+            names: Names([const { OnceLock::new() }; NAMES]),
         }
     }
 
@@ -100,23 +103,18 @@ impl Bridge {
             }
             if key.as_str() == EVENT_KEY
                 && let AnyValue::String(name) = &value
-                && let Some(name) = self.event_name(name.as_str())
+                && let Some(name) = self.names.get(name.as_str())
             {
                 out.set_event_name(name);
             }
-            out.add_attribute(attribute_key(&key), value);
+            let name = match self.names.get(key.as_str()) {
+                Some(name) => Key::from(name),
+                None => Key::from(key.as_str().to_owned()),
+            };
+            out.add_attribute(name, value);
             written.push(key);
         }
         self.logger.emit(out);
-    }
-
-    /// The name as text that lives as long as the process, which the SDK asks for. Names are
-    /// written in the source, so there are few; the bound holds should one ever not be.
-    fn event_name(&self, name: &str) -> Option<&'static str> {
-        self.event_names
-            .iter()
-            .map(|slot| *slot.get_or_init(|| Box::leak(name.into())))
-            .find(|known| *known == name)
     }
 }
 
@@ -147,8 +145,23 @@ fn text(arguments: &fmt::Arguments<'_>) -> AnyValue {
     }
 }
 
-fn attribute_key(key: &slog::Key) -> Key {
-    Key::from(String::from(key.clone()))
+/// Texts that live as long as the process, which the SDK asks of an event name and which spare
+/// an allocation for a key. Both are written in the source, so there are few; the bound holds
+/// should that ever not be so.
+struct Names([OnceLock<&'static str>; NAMES]);
+
+impl Names {
+    fn get(&self, name: &str) -> Option<&'static str> {
+        // FNV-1a: the names are short, and nobody outside chooses them.
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let first = hash as usize % NAMES;
+        (first..first + PROBES)
+            .filter_map(|place| self.0.get(place % NAMES))
+            .map(|slot| *slot.get_or_init(|| Box::leak(name.into())))
+            .find(|known| *known == name)
+    }
 }
 
 /// The fields of a record as they were emitted, without those that are not attributes.
@@ -269,4 +282,40 @@ fn nested(value: serde_json::Value) -> Option<AnyValue> {
             .filter_map(|(key, value)| Some((key, nested(value)?)))
             .collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_kept_once_and_bounded() {
+        let names = Names([const { OnceLock::new() }; NAMES]);
+        let first = names.get("target.host").unwrap();
+        assert!(std::ptr::eq(first, names.get("target.host").unwrap()));
+        let kept = (0..10 * NAMES)
+            .filter(|number| {
+                let name = format!("name {number}");
+                names.get(&name).is_some_and(|kept| kept == name)
+            })
+            .count();
+        assert!((NAMES / 2..NAMES).contains(&kept), "{kept}");
+        assert_eq!(names.get("target.host"), Some(first));
+    }
+
+    #[test]
+    fn nested_values_keep_their_types() {
+        let value = serde_json::json!({"a": [1, -2.5, true, null, "x", u64::MAX], "b": null});
+        let list: AnyValue = [
+            AnyValue::from(1),
+            AnyValue::from(-2.5),
+            AnyValue::from(true),
+            AnyValue::from("x"),
+            AnyValue::from(u64::MAX.to_string()),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(nested(value), Some([("a", list)].into_iter().collect()));
+        assert_eq!(nested(serde_json::Value::Null), None);
+    }
 }

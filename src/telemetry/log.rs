@@ -11,6 +11,7 @@ mod dropped;
 mod encoder;
 mod file;
 mod level;
+mod nested;
 mod order;
 mod queue;
 mod sink;
@@ -30,6 +31,7 @@ use slog::{Drain, Logger, OwnedKVList, Record, b, o, record};
 pub use destination::Destination;
 pub use dropped::{Dropped, Reason};
 pub use level::Threshold;
+pub use nested::Nested;
 pub use order::EVENT_KEY;
 pub use queue::{MAX_RECORD_BYTES, QUEUE_BYTES, QUEUE_RECORDS};
 

@@ -4,6 +4,7 @@
 //! emit `b` before `a`, and a child logger's fields come before its parent's. A reader expects
 //! them as they were listed, parents first. An event ([`EVENT_KEY`]) implements [`slog::KV`]
 //! itself and emits its fields as it lists them, its name first, which is how it is recognised.
+//! Any other [`slog::KV`] emits as slog asks for, last field first.
 
 /// The field that names an event; an event emits it before any other.
 pub const EVENT_KEY: &str = "opensandbox.event";
