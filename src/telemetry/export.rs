@@ -73,8 +73,8 @@ pub struct Exporters {
     pub loggers: Option<SdkLoggerProvider>,
     /// What a scraper is served.
     pub scrape: Option<prometheus::Reader>,
-    metrics: Option<Arc<Account>>,
-    logs: Option<Arc<Account>>,
+    metrics: Vec<Arc<Account>>,
+    logs: Vec<Arc<Account>>,
     queues: Vec<Queue>,
     stop: Stop,
 }
@@ -110,18 +110,20 @@ impl Exporters {
         resource: &Resource,
     ) {
         let logs = &config.logs;
-        let account = Arc::new(Account::new("log records", logger));
         if let Some(otlp) = &logs.otlp {
+            let account = Arc::new(Account::new("log records", logger));
             let delivery = self.delivery(otlp, LOGS_CALL, logs.export_timeout, connector);
             let started = delivery.and_then(|delivery| {
                 let exporter = log_exporter(otlp, delivery, account.clone())?;
-                self.queue(exporter, config, &account, resource)
+                self.queue(exporter, config, account, resource)
             });
             report(logger, "logs", started);
         }
         if logs.console {
-            let exporter = Console::new(std::io::stdout(), Temporality::Cumulative);
-            let started = self.queue(exporter, config, &account, resource);
+            let account = Arc::new(Account::new("log records", logger));
+            let exporter =
+                Console::new(std::io::stdout(), Temporality::Cumulative, account.clone());
+            let started = self.queue(exporter, config, account, resource);
             report(logger, "logs", started);
         }
         if self.queues.is_empty() {
@@ -132,14 +134,13 @@ impl Exporters {
             builder = builder.with_log_processor(queue.clone());
         }
         self.loggers = Some(builder.build());
-        self.logs = Some(account);
     }
 
     fn queue(
         &mut self,
         mut exporter: impl LogExporter + 'static,
         config: &Config,
-        account: &Arc<Account>,
+        account: Arc<Account>,
         resource: &Resource,
     ) -> Result<(), Error> {
         exporter.set_resource(resource);
@@ -150,6 +151,7 @@ impl Exporters {
         };
         self.queues
             .push(Queue::start(exporter, limits, account.clone())?);
+        self.logs.push(account);
         Ok(())
     }
 
@@ -163,8 +165,8 @@ impl Exporters {
         let metrics = &config.metrics;
         let mut builder = SdkMeterProvider::builder().with_resource(resource);
         let mut readers = 0;
-        let account = Arc::new(Account::new("metric points", logger));
         if let Some(otlp) = &metrics.otlp {
+            let account = Arc::new(Account::new("metric points", logger));
             let exporter = self
                 .delivery(otlp, METRICS_CALL, metrics.timeout, connector)
                 .and_then(|delivery| {
@@ -177,14 +179,16 @@ impl Exporters {
                             .with_interval(metrics.interval)
                             .build(),
                     );
-                    self.metrics = Some(account);
+                    self.metrics.push(account);
                     readers += 1;
                 }
                 Err(error) => report(logger, "metrics", Err(error)),
             }
         }
         if metrics.console {
-            let exporter = Console::new(std::io::stdout(), metrics.temporality);
+            let account = Arc::new(Account::new("metric points", logger));
+            let exporter = Console::new(std::io::stdout(), metrics.temporality, account.clone());
+            self.metrics.push(account);
             builder = builder.with_reader(
                 PeriodicReader::builder(exporter)
                     .with_interval(metrics.interval)
@@ -256,13 +260,10 @@ impl Exporters {
         }
         let left = end.saturating_duration_since(Instant::now());
         let metrics_flushed = !in_background || metrics_done.recv_timeout(left).is_ok();
-        let lost = |account: &Option<Arc<Account>>| {
-            account.as_ref().map_or(0, |account| account.total_lost())
-        };
-        let waiting: usize = self.queues.iter().map(Queue::len).sum();
+        let lost = |accounts: &[Arc<Account>]| accounts.iter().map(|a| a.outstanding()).sum();
         super::Losses {
             metric_points: lost(&self.metrics),
-            log_records: lost(&self.logs) + waiting as u64,
+            log_records: lost(&self.logs),
             metrics_flushed,
         }
     }

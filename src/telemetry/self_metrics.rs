@@ -1,6 +1,7 @@
 //! What telemetry measures about itself (telemetry contract, section 8; OpenTelemetry semantic
 //! conventions, "OpenTelemetry SDK metrics").
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use opentelemetry::KeyValue;
@@ -26,19 +27,25 @@ crate::instruments! {
 /// Registers where the values come from; a signal that is not exported has none.
 pub(super) fn observe(
     instruments: &SelfMetrics,
-    metrics: Option<Arc<Account>>,
-    logs: Option<Arc<Account>>,
+    metrics: Vec<Arc<Account>>,
+    logs: Vec<Arc<Account>>,
     queues: Vec<Queue>,
 ) {
     let accounts = [
         (&instruments.metric_points, metrics),
         (&instruments.log_records, logs),
     ];
-    for (instrument, account) in accounts {
-        let Some(account) = account else { continue };
+    for (instrument, accounts) in accounts {
+        if accounts.is_empty() {
+            continue;
+        }
         instrument.observe(move |observe| {
-            observe(account.exported(), &[]);
-            for (reason, items) in account.lost() {
+            observe(accounts.iter().map(|a| a.exported()).sum(), &[]);
+            let mut by_reason = BTreeMap::<_, u64>::new();
+            for (reason, items) in accounts.iter().flat_map(|account| account.lost()) {
+                *by_reason.entry(reason).or_default() += items;
+            }
+            for (reason, items) in by_reason {
                 observe(items, &[KeyValue::new("error.type", reason)]);
             }
         });

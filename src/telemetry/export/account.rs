@@ -41,6 +41,9 @@ pub enum Failure {
     /// An answer that is not OTLP.
     #[error("the receiver's answer is not OTLP: {0}")]
     Protocol(String),
+    /// Standard output could not be written.
+    #[error("cannot write: {0}")]
+    Output(String),
     /// The process ended first.
     #[error("the process ended before the next attempt, after: {0}")]
     Shutdown(Box<Failure>),
@@ -57,6 +60,7 @@ impl Failure {
             Self::Status(status) => status.to_string().into(),
             Self::Grpc(code, _) => grpc_name(*code).into(),
             Self::Protocol(_) => "protocol".into(),
+            Self::Output(_) => "output".into(),
             Self::Shutdown(_) => "shutdown".into(),
         }
     }
@@ -99,6 +103,7 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct Account {
     logger: slog::Logger,
+    offered: AtomicU64,
     exported: AtomicU64,
     lost: Mutex<BTreeMap<Cow<'static, str>, u64>>,
     streak: Mutex<Streak>,
@@ -120,10 +125,16 @@ impl Account {
     pub fn new(items: &'static str, logger: &slog::Logger) -> Self {
         Self {
             logger: logger.new(o!("exported" => items)),
+            offered: AtomicU64::new(0),
             exported: AtomicU64::new(0),
             lost: Mutex::default(),
             streak: Mutex::default(),
         }
+    }
+
+    /// Enters items that are to be exported, before anything can happen to them.
+    pub fn offer(&self, items: u64) {
+        self.offered.fetch_add(items, Ordering::Relaxed);
     }
 
     /// Enters the end of one export of `items`; `None`: it failed before anything was sent.
@@ -187,10 +198,13 @@ impl Account {
             .collect()
     }
 
-    /// Items lost for any reason.
+    /// Items the receiver has not taken: lost, waiting or under way. At the end of the process all
+    /// of them are lost.
     #[must_use]
-    pub fn total_lost(&self) -> u64 {
-        lock(&self.lost).values().sum()
+    pub fn outstanding(&self) -> u64 {
+        // In this order, so that an export that ends in between does not count twice.
+        let offered = self.offered.load(Ordering::Relaxed);
+        offered.saturating_sub(self.exported())
     }
 
     /// Lets `line` write a warning with what was lost since the last one, unless that was recent.
@@ -216,4 +230,91 @@ impl Account {
 /// A poisoned account is still the account.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        Account::new("log records", &slog::Logger::root(slog::Discard, o!()))
+    }
+
+    fn settled(outcomes: impl IntoIterator<Item = Option<Result<Accepted, Failure>>>) -> Account {
+        let account = account();
+        for outcome in outcomes {
+            account.offer(10);
+            account.settle(10, outcome);
+        }
+        account
+    }
+
+    #[test]
+    fn every_item_is_exported_or_lost_for_a_reason() {
+        let partial = |rejected| {
+            Some(Ok(Accepted {
+                rejected,
+                message: String::new(),
+            }))
+        };
+        let account = settled([
+            partial(0),
+            partial(3),
+            partial(99),
+            Some(Err(Failure::Status(503))),
+            Some(Err(Failure::Timeout)),
+            Some(Err(Failure::Timeout)),
+            None,
+        ]);
+        account.offer(2);
+        account.lose("queue_full", 2);
+        account.offer(1);
+        assert_eq!(account.exported(), 17);
+        let lost = [
+            ("503", 10),
+            ("_OTHER", 10),
+            ("queue_full", 2),
+            ("rejected", 13),
+            ("timeout", 20),
+        ];
+        assert_eq!(account.lost(), lost.map(|(reason, n)| (reason.into(), n)));
+        assert_eq!(account.outstanding(), 55 + 1);
+    }
+
+    #[test]
+    fn a_receiver_cannot_invent_reasons_without_end() {
+        let statuses = (100..600).map(|status| Some(Err(Failure::Status(status))));
+        let account = settled(statuses);
+        let lost = account.lost();
+        assert_eq!(lost.len(), MAX_REASONS + 1);
+        assert_eq!(lost.iter().map(|(_, n)| n).sum::<u64>(), 5000);
+    }
+
+    #[test]
+    fn warnings_are_rare_and_add_up() {
+        let account = account();
+        let said = std::cell::RefCell::new(Vec::new());
+        let start = Instant::now();
+        for second in 0..130 {
+            let now = start + Duration::from_secs(second);
+            account.say(1, now, &|lost| said.borrow_mut().push(lost));
+        }
+        assert_eq!(*said.borrow(), [1, 60, 60]);
+    }
+
+    #[test]
+    fn reasons_have_stable_names() {
+        let text = String::new;
+        for (failure, name) in [
+            (Failure::Timeout, "timeout"),
+            (Failure::Connection(text()), "connection"),
+            (Failure::Tls(text()), "tls"),
+            (Failure::Status(418), "418"),
+            (Failure::Grpc(14, text()), "UNAVAILABLE"),
+            (Failure::Grpc(99, text()), "UNKNOWN"),
+            (Failure::Shutdown(Box::new(Failure::Timeout)), "shutdown"),
+        ] {
+            assert_eq!(failure.error_type(), name);
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Exporters that know how many items they carry: they enter in the [`Account`] what became of
-//! each export.
+//! each export. Log records were offered to the account when they were queued.
 
 use std::fmt;
 use std::sync::Arc;
@@ -49,8 +49,10 @@ impl<E> fmt::Debug for Counted<E> {
 
 impl PushMetricExporter for Counted<opentelemetry_otlp::MetricExporter> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+        let points = data_points(metrics);
+        self.account.offer(points as u64);
         let _ = self.exporter.export(metrics).await;
-        self.settle(data_points(metrics))
+        self.settle(points)
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -83,7 +85,7 @@ impl LogExporter for Counted<opentelemetry_otlp::LogExporter> {
 }
 
 /// How many data points a collection has.
-pub(crate) fn data_points(metrics: &ResourceMetrics) -> usize {
+pub(super) fn data_points(metrics: &ResourceMetrics) -> usize {
     fn of<T>(data: &MetricData<T>) -> usize {
         match data {
             MetricData::Gauge(gauge) => gauge.data_points().count(),

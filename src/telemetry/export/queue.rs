@@ -198,6 +198,7 @@ impl Shared {
 
 impl LogProcessor for Queue {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
+        self.shared.account.offer(1);
         let mut state = self.shared.lock();
         if state.closed || state.len() >= self.shared.limits.queue {
             let reason = if state.closed {
@@ -313,7 +314,7 @@ mod tests {
         bench.emit(2);
         bench.queue.shutdown_with_timeout(NEVER).expect("in time");
         assert_eq!(bench.batches.iter().sum::<usize>(), 2);
-        assert_eq!(bench.account.total_lost(), 0);
+        assert_eq!(bench.account.lost(), []);
         bench.emit(1);
         assert_eq!(bench.account.lost(), [("shutdown".into(), 1)]);
     }
@@ -351,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_end_is_bounded_when_an_export_hangs() {
-        let (_permit, gate) = mpsc::channel();
+        let (permit, gate) = mpsc::channel();
         let limits = Limits {
             queue: 10,
             batch: 1,
@@ -363,5 +364,7 @@ mod tests {
         let ended = bench.queue.shutdown_with_timeout(Duration::from_millis(10));
         assert!(matches!(ended, Err(OTelSdkError::Timeout(_))), "{ended:?}");
         assert_eq!(bench.queue.len(), 2);
+        assert_eq!(bench.account.outstanding(), 2);
+        drop(permit);
     }
 }

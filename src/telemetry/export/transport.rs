@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -84,9 +84,13 @@ impl Transport {
             .entry(header::USER_AGENT)
             .or_insert(HeaderValue::from_static(USER_AGENT));
         let mut endpoint = otlp.endpoint.clone().into_parts();
+        let authority = authority(&otlp.endpoint);
         if otlp.protocol == Protocol::Grpc {
             endpoint.path_and_query = Some(PathAndQuery::from_static(call));
-        } else if let Some(authority) = authority(&otlp.endpoint) {
+            endpoint.authority = authority
+                .as_ref()
+                .and_then(|authority| Authority::try_from(authority.as_bytes()).ok());
+        } else if let Some(authority) = authority {
             headers.entry(header::HOST).or_insert(authority);
         }
         Ok(Self {
@@ -358,5 +362,84 @@ fn grpc_answer(head: &HeaderMap, http_status: u16, body: Body) -> Answer {
         Answer::Later(failure, asked)
     } else {
         Answer::Refused(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The answer to a call with this status in its head, as in a response without a message.
+    fn answered(http_status: u16, head: &[(&'static str, &'static str)]) -> Answer {
+        let mut headers = HeaderMap::new();
+        for (name, value) in head {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        let empty = smol::block_on(Full::new(Bytes::new()).collect());
+        let body = empty.map_err(|never| match never {});
+        grpc_answer(&headers, http_status, body)
+    }
+
+    #[test]
+    fn a_grpc_status_decides_whatever_else_the_answer_has() {
+        assert!(matches!(
+            answered(200, &[("grpc-status", "0")]),
+            Answer::Accepted(_)
+        ));
+        let refused = answered(200, &[("grpc-status", "3"), ("grpc-message", "no")]);
+        let Answer::Refused(failure) = refused else {
+            panic!("INVALID_ARGUMENT is permanent");
+        };
+        assert_eq!(failure, Failure::Grpc(3, "no".to_owned()));
+        let later = answered(200, &[("grpc-status", "14")]);
+        assert!(matches!(later, Answer::Later(Failure::Grpc(14, _), None)));
+    }
+
+    #[test]
+    fn details_that_are_no_base64_only_lose_the_hint() {
+        for details in ["***", "AAAA=AAAA", "", "gA"] {
+            let head = [("grpc-status", "8"), ("grpc-status-details-bin", details)];
+            assert!(matches!(
+                answered(200, &head),
+                Answer::Refused(Failure::Grpc(8, _))
+            ));
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_grpc_status_is_judged_by_http() {
+        assert!(matches!(
+            answered(200, &[]),
+            Answer::Refused(Failure::Protocol(_))
+        ));
+        assert!(matches!(
+            answered(404, &[]),
+            Answer::Refused(Failure::Status(404))
+        ));
+        let busy = answered(503, &[("retry-after", "7")]);
+        let seven = Some(Duration::from_secs(7));
+        assert!(matches!(busy, Answer::Later(Failure::Status(503), asked) if asked == seven));
+        let nonsense = answered(200, &[("grpc-status", "fine")]);
+        assert!(matches!(nonsense, Answer::Refused(Failure::Protocol(_))));
+    }
+
+    #[test]
+    fn a_message_is_framed_with_its_compression_and_length() {
+        let message = Bytes::from_static(b"abc");
+        assert_eq!(grpc_frame(&message, false), b"\0\0\0\0\x03abc"[..]);
+        assert_eq!(grpc_frame(&message, true), b"\x01\0\0\0\x03abc"[..]);
+    }
+
+    #[test]
+    fn the_host_header_has_no_credentials() {
+        let host = |url: &'static str| authority(&Uri::from_static(url));
+        assert_eq!(
+            host("http://me:secret@c:4318/x"),
+            Some(HeaderValue::from_static("c:4318"))
+        );
+        assert_eq!(
+            host("http://[::1]/x"),
+            Some(HeaderValue::from_static("[::1]"))
+        );
     }
 }
