@@ -136,10 +136,9 @@ impl Api {
             }
             Err(cause) => {
                 let message = match &cause {
-                    body::Error::TooLarge { limit } => {
-                        format!("request body exceeds {limit} bytes")
-                    }
-                    cause => format!("failed to read body: {cause}"),
+                    // In the words of the server, which refuses such a body when it is announced.
+                    body::Error::TooLarge { .. } => cause.to_string(),
+                    _ => format!("failed to read body: {cause}"),
                 };
                 let status = error::status_of(&cause);
                 self.changes.fail(&Failure::new(status, message))

@@ -801,11 +801,11 @@ fn a_large_body_is_refused_as_such() {
     let larger = format!(" {largest}");
     assert_eq!(
         fixture.policy("POST", larger),
-        (413, "request body exceeds 1048576 bytes\n".to_owned())
+        (413, "the body is larger than 1048576 bytes\n".to_owned())
     );
     assert_eq!(fixture.state(), before);
     let events = fixture.recorder.take_events();
-    assert!(events[0].contains(r#""error":"request body exceeds 1048576 bytes""#));
+    assert!(events[0].contains(r#""error":"the body is larger than 1048576 bytes""#));
     assert_eq!(fixture.policy("POST", largest).0, 200);
 }
 
