@@ -3,6 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+#[path = "../fuzz/checks/dns_answer.rs"]
+mod dns_answer;
+#[path = "../fuzz/checks/dns_query.rs"]
+mod dns_query;
 #[path = "../fuzz/checks/policy.rs"]
 mod policy;
 
@@ -32,4 +36,14 @@ fn over_seeds(target: &str, check: fn(&[u8])) {
 #[test]
 fn policy() {
     over_seeds("policy", policy::check);
+}
+
+#[test]
+fn dns_answer() {
+    over_seeds("dns_answer", dns_answer::check);
+}
+
+#[test]
+fn dns_query() {
+    over_seeds("dns_query", dns_query::check);
 }
