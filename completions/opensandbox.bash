@@ -43,7 +43,7 @@ _opensandbox() {
             return 0
             ;;
         opensandbox__subcmd__egress)
-            opts="-V -h --mode --rules --policy-file --rules-dir --max-rules --http-addr --token --token-file --dns-port --dns-upstream --dns-upstream-timeout --dns-upstream-probe --dns-upstream-probe-interval --nameserver-exempt --deny-webhook --allow-unenforced --teardown-on-exit --log-rules-max --sandbox-id --fallback-sandbox-id --metrics-extra-attrs --otel-sdk-disabled --otel-metrics-exporter --otel-logs-exporter --otel-exporter-otlp-endpoint --otel-exporter-otlp-metrics-endpoint --otel-exporter-otlp-logs-endpoint --otel-exporter-otlp-protocol --otel-exporter-otlp-metrics-protocol --otel-exporter-otlp-logs-protocol --otel-exporter-otlp-headers --otel-exporter-otlp-metrics-headers --otel-exporter-otlp-logs-headers --otel-exporter-otlp-timeout --otel-exporter-otlp-metrics-timeout --otel-exporter-otlp-logs-timeout --otel-exporter-otlp-compression --otel-exporter-otlp-metrics-compression --otel-exporter-otlp-logs-compression --otel-exporter-otlp-insecure --otel-exporter-otlp-metrics-insecure --otel-exporter-otlp-logs-insecure --otel-exporter-otlp-certificate --otel-exporter-otlp-metrics-certificate --otel-exporter-otlp-logs-certificate --otel-exporter-otlp-client-certificate --otel-exporter-otlp-metrics-client-certificate --otel-exporter-otlp-logs-client-certificate --otel-exporter-otlp-client-key --otel-exporter-otlp-metrics-client-key --otel-exporter-otlp-logs-client-key --otel-service-name --otel-resource-attributes --otel-metric-export-interval --otel-metric-export-timeout --otel-blrp-schedule-delay --otel-blrp-export-timeout --otel-blrp-max-queue-size --otel-blrp-max-export-batch-size --otel-exporter-otlp-metrics-temporality-preference --otel-exporter-otlp-metrics-default-histogram-aggregation --otel-exporter-prometheus-host --otel-exporter-prometheus-port --otel-semconv-stability-opt-in --otel-log-level --otlp-node-fallback --host-ip --config --banner --print-config --version --help"
+            opts="-V -h --mode --rules --policy-file --rules-dir --max-rules --http-addr --token --token-file --dns-port --dns-upstream --dns-upstream-timeout --dns-upstream-probe --dns-upstream-probe-interval --nameserver-exempt --deny-webhook --allow-unenforced --teardown-on-exit --log-level --log-rules-max --log-output --sandbox-id --fallback-sandbox-id --metrics-extra-attrs --otel-sdk-disabled --otel-metrics-exporter --otel-logs-exporter --otel-exporter-otlp-endpoint --otel-exporter-otlp-metrics-endpoint --otel-exporter-otlp-logs-endpoint --otel-exporter-otlp-protocol --otel-exporter-otlp-metrics-protocol --otel-exporter-otlp-logs-protocol --otel-exporter-otlp-headers --otel-exporter-otlp-metrics-headers --otel-exporter-otlp-logs-headers --otel-exporter-otlp-timeout --otel-exporter-otlp-metrics-timeout --otel-exporter-otlp-logs-timeout --otel-exporter-otlp-compression --otel-exporter-otlp-metrics-compression --otel-exporter-otlp-logs-compression --otel-exporter-otlp-insecure --otel-exporter-otlp-metrics-insecure --otel-exporter-otlp-logs-insecure --otel-exporter-otlp-certificate --otel-exporter-otlp-metrics-certificate --otel-exporter-otlp-logs-certificate --otel-exporter-otlp-client-certificate --otel-exporter-otlp-metrics-client-certificate --otel-exporter-otlp-logs-client-certificate --otel-exporter-otlp-client-key --otel-exporter-otlp-metrics-client-key --otel-exporter-otlp-logs-client-key --otel-service-name --otel-resource-attributes --otel-metric-export-interval --otel-metric-export-timeout --otel-blrp-schedule-delay --otel-blrp-export-timeout --otel-blrp-max-queue-size --otel-blrp-max-export-batch-size --otel-exporter-otlp-metrics-temporality-preference --otel-exporter-otlp-metrics-default-histogram-aggregation --otel-exporter-prometheus-host --otel-exporter-prometheus-port --otel-semconv-stability-opt-in --otel-log-level --otlp-node-fallback --host-ip --config --banner --print-config --version --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -117,7 +117,15 @@ _opensandbox() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --log-level)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --log-rules-max)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-output)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -46,7 +46,9 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l names
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l deny-webhook -d 'URL that is told of each denied query' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l allow-unenforced -d 'Start without CAP_NET_ADMIN: names are filtered only for clients that ask the filter by themselves' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l teardown-on-exit -d 'Remove the kernel\'s redirect at a graceful stop; by default it stays, and DNS stays closed' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l log-level -d 'debug, info, warn, error, or fatal for silence; SIGUSR1 and SIGUSR2 change it later' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l log-rules-max -d 'Most rules a log record lists; a longer list is logged as its digest and count' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l log-output -d 'Where the log goes: comma list of stdout, stderr and file paths; files are rotated' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l sandbox-id -d 'Identifier of the sandbox, on every metric and log record' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l fallback-sandbox-id -d 'Identifier of the sandbox when --sandbox-id is not given' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l metrics-extra-attrs -d 'Attributes of every metric and log record, as key=value,key2=value2' -r

@@ -1,18 +1,18 @@
-//! What every daemon does around its work: signals, log, telemetry, runtime, and the way out.
+//! What every daemon does around its work: signals, log, telemetry, executor, and the way out.
 //!
 //! Owns the order of these steps, so that no way out skips the flush. Never knows what the daemon
 //! is for: that is the function it is given.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use slog::{Logger, error, info, o, warn};
+use slog::{Logger, error, info, warn};
 
 use crate::config::{Kind, Setting, Values, Warning};
+use crate::http::connect::Connector;
 use crate::lifecycle::{self, Exit, Fatal, Notice, Shutdown, Signals};
 use crate::runtime::{self, Runtime};
-use crate::telemetry::log::{self, Destination, LogConfig, LogGuard, Threshold};
-use crate::telemetry::{self, Component, Telemetry};
+use crate::telemetry::log::{self, Destination, LogConfig, Threshold};
+use crate::telemetry::{self, Component, Telemetry, process};
 
 /// The settings of every daemon's log.
 pub const SETTINGS: &[Setting] = &[Setting {
@@ -25,9 +25,6 @@ pub const SETTINGS: &[Setting] = &[Setting {
 
 const LOG_OUTPUT: &str = "OPENSANDBOX_LOG_OUTPUT";
 
-/// The share of the flush deadline that is left for the log after telemetry has used the rest.
-const LOG_CLOSE_DEADLINE: Duration = Duration::from_secs(1);
-
 /// How a daemon is started.
 pub struct Start<'a> {
     /// Which daemon.
@@ -39,7 +36,7 @@ pub struct Start<'a> {
     /// What was found while its own settings were read.
     pub warnings: Vec<Warning>,
     /// How telemetry reaches its receivers.
-    pub network: telemetry::Network,
+    pub connector: Connector,
 }
 
 /// What a daemon works with.
@@ -54,18 +51,17 @@ pub struct Daemon {
 
 impl Daemon {
     /// The logger of the process.
-    #[must_use]
     pub fn logger(&self) -> &Logger {
         self.telemetry.logger()
     }
 }
 
-/// Runs `main` as the daemon described by `start`, to its end, whichever that is.
+/// Runs `main` as the daemon that `start` describes, to its end, whichever that is. What `main`
+/// fails with is logged, and becomes the exit code.
 ///
 /// # Errors
 ///
-/// The log, the runtime or the signal handlers cannot be had. What `main` fails with is logged and
-/// becomes the exit code.
+/// The log, the executor or the signal handlers cannot be had; nothing was started.
 pub fn run(
     start: Start<'_>,
     main: impl FnOnce(&Daemon) -> Result<Exit, Fatal>,
@@ -74,39 +70,78 @@ pub fn run(
     warnings.extend(start.warnings);
     let config = telemetry::Config::read(start.component, start.values, &mut warnings);
     let signals = Signals::catch().map_err(Fatal::failed("cannot catch signals"))?;
-    let (logger, guard) = log::build(&LogConfig {
+    let runtime =
+        Runtime::new(runtime::threads()).map_err(Fatal::failed("cannot start the executor"))?;
+    let outputs = start.values.get(LOG_OUTPUT).unwrap_or_default();
+    let log = log::build(&LogConfig {
         name: start.component.logger(),
         threshold: start.threshold,
-        destinations: Destination::parse_list(start.values.get(LOG_OUTPUT).unwrap_or_default()),
+        destinations: Destination::parse_list(outputs),
         baseline: config
             .shared_attributes()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
     })
-    .map_err(Fatal::failed("cannot log"))?;
+    .map_err(Fatal::failed(format!(
+        "cannot log to {LOG_OUTPUT}={outputs:?}"
+    )))?;
     for warning in &warnings {
-        warn!(logger, "{warning}");
+        warn!(log.0, "{warning}");
     }
-    let runtime =
-        Runtime::new(runtime::threads()).map_err(Fatal::failed("cannot start the executor"))?;
-    let panics = logger.clone();
-    lifecycle::report_panics(move |panic| {
-        error!(panics, "a panic was contained: {}", panic.message; o!(
-            "thread" => panic.thread.to_owned(),
-            "location" => panic.location.map(ToString::to_string),
-        ));
-    });
-    let telemetry = Telemetry::init(&config, logger, &guard, start.network);
     let daemon = Daemon {
-        telemetry,
+        telemetry: Telemetry::init(&config, log, &start.connector),
         runtime,
         shutdown: Shutdown::new(),
     };
-    daemon.runtime.spawn(watch_signals(signals, &daemon, &guard)).detach();
-    let logger = daemon.logger().clone();
+    report_panics(daemon.logger().clone());
+    watch(signals, &daemon);
+    process::observe(
+        &daemon.telemetry.meter(process::Metrics::SCOPE),
+        daemon.telemetry.log().dropped(),
+    );
+    daemon
+        .telemetry
+        .serve_scrapers(&daemon.runtime.spawner(), daemon.shutdown.clone());
     Ok(lifecycle::conclude(
-        || main(&daemon),
-        |fatal| error!(logger, "{fatal}"),
-        |within| finish(daemon_telemetry, guard, within),
+        daemon,
+        main,
+        |daemon, fatal| error!(daemon.logger(), "{fatal}"),
+        finish,
     ))
+}
+
+/// Ends what still runs, then exports and writes what telemetry holds, within `limit`.
+fn finish(daemon: Daemon, limit: Duration) {
+    let Daemon {
+        telemetry, runtime, ..
+    } = daemon;
+    drop(runtime);
+    telemetry.shutdown(limit);
+}
+
+fn report_panics(logger: Logger) {
+    lifecycle::report_panics(move |panic| {
+        let location = panic.location.map(ToString::to_string);
+        error!(logger, "observed a panic: {}", panic.message;
+            "thread" => panic.thread,
+            "location" => location);
+    });
+}
+
+fn watch(signals: Signals, daemon: &Daemon) {
+    let logger = daemon.logger().clone();
+    let level = daemon.telemetry.log().level();
+    let notify = move |notice| match notice {
+        Notice::Drain => info!(
+            logger,
+            "received shutdown signal; beginning graceful shutdown"
+        ),
+        Notice::Force => warn!(logger, "received a second shutdown signal; ending at once"),
+        Notice::MoreVerbose => level.raise(),
+        Notice::LessVerbose => level.lower(),
+    };
+    daemon
+        .runtime
+        .spawn(signals.watch(daemon.shutdown.clone(), notify))
+        .detach();
 }

@@ -3,6 +3,7 @@
 //! Owns the DNS filter, the policy and its HTTP API, and the kernel redirect that makes the filter
 //! unavoidable. Never terminates or inspects the workload's own connections.
 
+mod account;
 pub mod always;
 pub mod api;
 pub mod config;
@@ -13,6 +14,296 @@ pub mod netfilter;
 pub mod policy;
 #[cfg(test)]
 mod recorder;
+mod resolver;
 pub mod store;
 pub mod webhook;
 pub mod writer;
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use slog::{Logger, error, info, warn};
+
+use crate::daemon::Daemon;
+use crate::host::Host;
+use crate::http::auth::Token;
+use crate::http::connect::Connector;
+use crate::http::server::{Limits, Server};
+use crate::http::tls::{Tls, Verify};
+use crate::lifecycle::{Exit, Fatal};
+
+use account::Account;
+use always::AlwaysFiles;
+use api::{Api, Health, HealthGate, RequestIds};
+use config::Config;
+use events::Observer;
+use metrics::Metrics;
+use netfilter::{Mark, Redirect};
+use store::Store;
+use webhook::Webhook;
+use writer::{NamesOnly, Writer};
+
+pub use resolver::UpstreamResolver;
+
+/// How long queries that wait for an upstream may still be answered after the end was asked for.
+const DNS_DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the last denials may take to reach the webhook after the end was asked for.
+const WEBHOOK_DRAIN: Duration = Duration::from_secs(2);
+
+/// How connections of our own are made: names are asked of the upstreams directly, so that neither
+/// the policy nor the redirect applies to them.
+///
+/// # Errors
+///
+/// TLS cannot be set up.
+pub fn connector(resolver: &UpstreamResolver) -> Result<Connector, Fatal> {
+    let tls = Tls::new(Verify::Public, None, &[]).map_err(Fatal::failed("cannot set up TLS"))?;
+    Ok(Connector::new(resolver.clone()).tls(tls))
+}
+
+/// The redirect, which the DNS filter tells of its upstreams; none where it is not enforced.
+type SharedRedirect = Arc<Mutex<Option<Redirect>>>;
+
+/// Runs until the daemon is asked to end.
+///
+/// The kernel redirects DNS to the filter before anything else happens, so that a start that fails
+/// or takes long leaves DNS closed, never open. The API is the last to listen: an answer of
+/// `/healthz` means that the policy is in force.
+///
+/// # Errors
+///
+/// Something egress cannot do without failed; enforcement stays as it was at that moment.
+pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Result<Exit, Fatal> {
+    let logger = daemon.logger();
+    info!(logger, "enforcement mode: dns");
+    let mark = Mark::random().map_err(Fatal::failed("cannot draw a packet mark"))?;
+    let (redirect, health) = install_redirect(&config, mark, logger)?;
+    let redirect: SharedRedirect = Arc::new(Mutex::new(redirect));
+    let spawner = daemon.runtime.spawner();
+
+    let webhook = config.deny_webhook.clone().map(|target| {
+        info!(logger, "denied hostname webhook enabled");
+        let settings = webhook::Settings {
+            target,
+            sandbox: config.webhook_sandbox_id.clone(),
+            schedule: webhook::Schedule::default(),
+        };
+        connector(resolver)
+            .map(|connector| Webhook::start(settings, connector, &spawner, logger.clone()))
+    });
+    let webhook = webhook.transpose()?;
+
+    let meter = daemon.telemetry.meter(Metrics::SCOPE);
+    let metrics = Metrics::new(&meter);
+    observe_host(&metrics);
+    observe_absent_packet_filter(&metrics);
+    let observer = Observer::new(logger.clone(), metrics).listing_up_to(config.log_rules_max);
+    let observer = Arc::new(match &webhook {
+        Some(webhook) => observer.telling(webhook.publisher()),
+        None => observer,
+    });
+
+    let policy = store::initial(config.policy_file.as_deref(), &config.rules, logger)
+        .map_err(Fatal::failed("failed to load initial egress policy"))?;
+    let always = AlwaysFiles::open(&config.rules_dir, Instant::now(), logger)
+        .map_err(Fatal::failed("failed to read the rules of the operator"))?;
+    observer.log_skip.store(always.log_skip());
+    let writer = Writer::start(
+        policy,
+        always.rules(),
+        Box::new(NamesOnly),
+        Vec::new(),
+        Store::open(config.policy_file.clone()),
+        Arc::clone(&observer),
+    )
+    .map_err(Fatal::failed("cannot enforce the initial policy"))?;
+    let writer = Arc::new(writer);
+
+    let hooks = dns_hooks(mark, &redirect, logger);
+    let filter = dns::start(
+        dns_config(&config),
+        writer.live(),
+        Arc::clone(&observer),
+        hooks,
+        &spawner,
+    )
+    .map_err(Fatal::failed("failed to start dns proxy"))?;
+    resolver.ask(filter.resolver());
+
+    let limits = Limits {
+        body_bytes: api::MAX_BODY as u64,
+        ..Limits::default()
+    };
+    let server = Server::bind(std::slice::from_ref(&config.http_address), limits)
+        .map_err(Fatal::failed("failed to start policy server"))?;
+    let ids = getrandom::u64().map_err(Fatal::failed("cannot draw request ids"))?;
+    let settings = api::Settings {
+        token: Token::new(
+            api::TOKEN_HEADER,
+            config.token.as_deref().unwrap_or_default(),
+        ),
+        max_rules: config.max_rules,
+        request_ids: RequestIds::new(ids),
+    };
+    let api = Api::new(
+        settings,
+        Arc::clone(&writer),
+        Arc::clone(&observer),
+        Arc::new(HealthGate::new(health)),
+        spawner.clone(),
+    );
+    info!(
+        logger,
+        "policy server listening on {} (POST /policy)", config.http_address
+    );
+    let refresh = always.keep_fresh(
+        writer,
+        Arc::clone(&observer),
+        spawner.clone(),
+        daemon.shutdown.clone(),
+    );
+    spawner.spawn(refresh).detach();
+
+    let served = daemon.runtime.block_on(async {
+        let account = Account(observer);
+        let served = server.serve(spawner.clone(), api, account, daemon.shutdown.clone());
+        let served = served.await;
+        let filter = daemon.shutdown.drain(DNS_DRAIN * 2, filter.stop(DNS_DRAIN));
+        if let Err(cut) = filter.await {
+            warn!(logger, "dns proxy: {cut}");
+        }
+        if let Some(webhook) = webhook {
+            webhook.finish(WEBHOOK_DRAIN).await;
+        }
+        served
+    });
+    if let Err(cut) = served {
+        warn!(logger, "policy server: {cut}");
+    }
+    end_redirect(lock(&redirect).take(), config.teardown_on_exit, logger);
+    info!(logger, "egress shutdown complete");
+    Ok(Exit::Success)
+}
+
+/// Puts the redirect in, or says what the health is without it.
+fn install_redirect(
+    config: &Config,
+    mark: Mark,
+    logger: &Logger,
+) -> Result<(Option<Redirect>, Health), Fatal> {
+    let settings = netfilter::Settings {
+        port: config.dns_port,
+        mark,
+        user: rustix::process::geteuid().as_raw(),
+        exempt: config.exempt.clone(),
+        upstreams: Vec::new(),
+    };
+    match Redirect::install(&settings) {
+        Ok(redirect) => {
+            info!(
+                logger,
+                "dns redirect installed: port 53 of both address families leads to port {}",
+                config.dns_port
+            );
+            Ok((Some(redirect), Health::Ready))
+        }
+        Err(cause) if cause.is_unavailable() && config.allow_unenforced => {
+            error!(
+                logger,
+                "NOT ENFORCED: {cause}; names are filtered only for clients that ask the filter by themselves"
+            );
+            let missing = "dns is not redirected: OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true";
+            Ok((None, Health::Degraded(missing.to_owned())))
+        }
+        Err(cause) => Err(Fatal::failed("failed to install the dns redirect")(cause)),
+    }
+}
+
+/// Leaves the kernel as the operator wants it after the end.
+fn end_redirect(redirect: Option<Redirect>, teardown: bool, logger: &Logger) {
+    let Some(redirect) = redirect else { return };
+    let ended = if teardown {
+        redirect.remove()
+    } else {
+        redirect.seal()
+    };
+    match ended {
+        Ok(()) if teardown => info!(logger, "dns redirect removed; DNS is open and unfiltered"),
+        Ok(()) => info!(
+            logger,
+            "dns redirect stays; DNS is closed until a successor starts"
+        ),
+        Err(cause) => error!(logger, "dns redirect: {cause}"),
+    }
+}
+
+/// How the filter reaches its upstreams: past the redirect where there is one, and only after the
+/// kernel was told whom that exempts.
+fn dns_hooks(mark: Mark, redirect: &SharedRedirect, logger: &Logger) -> dns::Hooks {
+    let enforced = lock(redirect).is_some();
+    let (redirect, logger) = (Arc::clone(redirect), logger.clone());
+    dns::Hooks {
+        socket: Arc::new(
+            move |socket: BorrowedFd<'_>| {
+                if enforced { mark.apply(socket) } else { Ok(()) }
+            },
+        ),
+        upstreams: Arc::new(move |upstreams: &[SocketAddr]| {
+            if let Some(redirect) = lock(&redirect).as_mut()
+                && let Err(cause) = redirect.set_upstreams(upstreams)
+            {
+                error!(
+                    logger,
+                    "dns redirect: cannot exempt the upstream resolvers: {cause}"
+                );
+            }
+        }),
+    }
+}
+
+fn lock(redirect: &SharedRedirect) -> MutexGuard<'_, Option<Redirect>> {
+    // A change of the table is one transaction, so a panic elsewhere leaves it whole.
+    redirect.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn dns_config(config: &Config) -> dns::Config {
+    dns::Config {
+        listen: vec![
+            SocketAddr::from((Ipv4Addr::LOCALHOST, config.dns_port)),
+            SocketAddr::from((Ipv6Addr::LOCALHOST, config.dns_port)),
+        ],
+        upstreams: config.upstreams.clone(),
+        timeout: config.upstream_timeout,
+        probe_name: config.probe_name.clone(),
+        probe_interval: config.probe_interval,
+        exempt: config.exempt.clone(),
+        max_in_flight: dns::MAX_IN_FLIGHT,
+    }
+}
+
+/// The readings of the host that the proposal asks egress for.
+fn observe_host(metrics: &Metrics) {
+    let host = Arc::new(Host::new());
+    let source = Arc::clone(&host);
+    metrics.host_memory.observe(move |point| {
+        if let Some(memory) = source.memory() {
+            point(i64::try_from(memory.used()).unwrap_or(i64::MAX), &[]);
+        }
+    });
+    metrics.host_cpu.observe(move |point| {
+        if let Some(busy) = host.cpu_busy() {
+            point(busy, &[]);
+        }
+    });
+}
+
+/// Mode `dns` has no packet filter: its instruments exist and read zero.
+fn observe_absent_packet_filter(metrics: &Metrics) {
+    metrics.nftables_updates.add(0);
+    metrics.nftables_rules.observe(|point| point(0, &[]));
+    metrics.nftables_learned.observe(|point| point(0, &[]));
+    metrics.nftables_dropped.observe(|point| point(0, &[]));
+}

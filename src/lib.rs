@@ -5,6 +5,7 @@
 
 pub mod applet;
 pub mod config;
+pub mod daemon;
 pub mod egress;
 pub mod generate;
 pub mod host;

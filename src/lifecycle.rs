@@ -114,19 +114,21 @@ impl Fatal {
 
 /// Runs an applet whose telemetry is up, to its end, whichever that is.
 ///
-/// A failure or a panic of `main` is given to `report` (which logs it) and then, as after a normal
-/// end, `flush` exports what telemetry still holds within the duration it is given.
-pub fn conclude(
-    main: impl FnOnce() -> Result<Exit, Fatal>,
-    report: impl FnOnce(&Fatal),
-    flush: impl FnOnce(Duration),
+/// `main` works with `state`. A failure or a panic of it is given to `report` (which logs it) and
+/// then, as after a normal end, `flush` takes the state apart and exports what telemetry still
+/// holds, within the duration it is given.
+pub fn conclude<S>(
+    state: S,
+    main: impl FnOnce(&S) -> Result<Exit, Fatal>,
+    report: impl FnOnce(&S, &Fatal),
+    flush: impl FnOnce(S, Duration),
 ) -> Exit {
-    let outcome = catch_unwind(AssertUnwindSafe(main)).unwrap_or(Err(Fatal::Panicked));
+    let outcome = catch_unwind(AssertUnwindSafe(|| main(&state))).unwrap_or(Err(Fatal::Panicked));
     let exit = outcome.unwrap_or_else(|fatal| {
-        report(&fatal);
+        report(&state, &fatal);
         fatal.exit()
     });
-    flush(FLUSH_DEADLINE);
+    flush(state, FLUSH_DEADLINE);
     exit
 }
 
@@ -318,12 +320,13 @@ mod tests {
             let reported = Cell::new(String::new());
             let flushed = Cell::new(false);
             let exit = conclude(
-                main,
-                |fatal| {
+                (),
+                |()| main(),
+                |(), fatal| {
                     assert!(!flushed.get());
                     reported.set(fatal.to_string());
                 },
-                |_| flushed.set(true),
+                |(), _| flushed.set(true),
             );
             assert_eq!(exit, expected);
             assert_eq!(reported.take(), message);

@@ -108,9 +108,10 @@ fn child_panics() {
         panic!("in main")
     };
     let exit = conclude(
-        main,
-        |fatal| say(fatal),
-        |limit| say(format_args!("{limit:?}")),
+        (),
+        |()| main(),
+        |(), fatal| say(fatal),
+        |(), limit| say(format_args!("{limit:?}")),
     );
     std::process::exit(exit.code().into());
 }

@@ -1,10 +1,13 @@
 //! The definition of the `egress` applet.
 
+use std::path::Path;
+
 use super::{Applet, Group, Manual, Operands, PROGRAM_SETTINGS};
-use crate::egress;
-use crate::lifecycle::{Fatal, Signals};
+use crate::config::{Error, Values, Warning};
+use crate::lifecycle::Signals;
 use crate::telemetry::Component;
 use crate::telemetry::env::{self as telemetry, component_settings};
+use crate::{daemon, egress};
 
 /// Decides by name what a sandbox may reach.
 pub const APPLET: Applet = Applet {
@@ -22,7 +25,11 @@ pub const APPLET: Applet = Applet {
             settings: egress::config::SETTINGS,
         },
         Group {
-            heading: "Log and telemetry",
+            heading: "Log",
+            settings: daemon::SETTINGS,
+        },
+        Group {
+            heading: "Telemetry",
             settings: component_settings(Component::Egress),
         },
         Group {
@@ -72,14 +79,24 @@ pub const APPLET: Applet = Applet {
     },
     check: |values, warnings| {
         drop(telemetry::Config::read(Component::Egress, values, warnings));
-        let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
-        egress::config::Config::read(values, &read_file, warnings).map(drop)
+        read(values, warnings).map(drop)
     },
     run: |values| {
-        let read_file = |path: &std::path::Path| std::fs::read_to_string(path);
-        egress::config::Config::read(values, &read_file, &mut Vec::new())?;
-        Err(Fatal::failed("cannot start")(
-            "this build has no DNS filter",
-        ))
+        let mut warnings = Vec::new();
+        let config = read(values, &mut warnings)?;
+        let resolver = egress::UpstreamResolver::default();
+        let start = daemon::Start {
+            component: Component::Egress,
+            values,
+            threshold: config.log_threshold,
+            warnings,
+            connector: egress::connector(&resolver)?,
+        };
+        daemon::run(start, |daemon| egress::run(config, &resolver, daemon))
     },
 };
+
+fn read(values: &Values, warnings: &mut Vec<Warning>) -> Result<egress::config::Config, Error> {
+    let read_file = |path: &Path| std::fs::read_to_string(path);
+    egress::config::Config::read(values, &read_file, warnings)
+}

@@ -4,11 +4,18 @@
 //! [`config`](crate::config). A value that decides what is enforced must parse or the start is
 //! refused; a number of lesser weight falls back to its default with a warning.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::dns::upstream::{Source, parse_list};
+use super::webhook::Target;
 use crate::config::{Error, Kind, Setting, Values, Warning};
+use crate::http::listen::Listen;
+use crate::telemetry::log::Threshold;
+
+/// Where the upstream resolvers are found when none are configured.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Every setting of egress besides those of telemetry.
 pub const SETTINGS: &[Setting] = &[
@@ -132,6 +139,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "Remove the kernel's redirect at a graceful stop; by default it stays, and DNS stays closed",
     },
     Setting {
+        flag: "log-level",
+        variable: "OPENSANDBOX_EGRESS_LOG_LEVEL",
+        default: "info",
+        kind: Kind::Text,
+        help: "debug, info, warn, error, or fatal for silence; SIGUSR1 and SIGUSR2 change it later",
+    },
+    Setting {
         flag: "log-rules-max",
         variable: "OPENSANDBOX_EGRESS_LOG_RULES_MAX",
         default: "256",
@@ -151,14 +165,16 @@ pub struct Config {
     pub rules_dir: PathBuf,
     /// Most rules of a policy set over the API; `None` is no limit.
     pub max_rules: Option<usize>,
-    /// Listen address of the policy API, in Go's form.
-    pub http_address: String,
+    /// Listen address of the policy API.
+    pub http_address: Listen,
     /// API token; `None` leaves the API open.
     pub token: Option<String>,
-    /// Loopback addresses of the DNS filter.
-    pub dns_listen: Vec<SocketAddr>,
-    /// The list of upstream resolvers as given; `None` means `/etc/resolv.conf`.
-    pub upstreams: Option<String>,
+    /// Loopback port of the DNS filter.
+    pub dns_port: u16,
+    /// Where the upstream resolvers come from.
+    pub upstreams: Source,
+    /// How much is logged.
+    pub log_threshold: Threshold,
     /// How long a query may wait for upstreams.
     pub upstream_timeout: Duration,
     /// Name the health probe asks for; empty is the root.
@@ -167,8 +183,10 @@ pub struct Config {
     pub probe_interval: Duration,
     /// Resolvers the workload may ask directly.
     pub exempt: Vec<IpAddr>,
-    /// URL told of denials.
-    pub deny_webhook: Option<String>,
+    /// Who is told of denials.
+    pub deny_webhook: Option<Target>,
+    /// The sandbox as the webhook is told it: as given, not trimmed.
+    pub webhook_sandbox_id: String,
     /// Start although the kernel cannot be made to redirect.
     pub allow_unenforced: bool,
     /// Remove the redirect at a graceful stop.
@@ -220,15 +238,11 @@ impl Config {
             max_rules: values
                 .number("OPENSANDBOX_EGRESS_MAX_RULES", warnings)
                 .filter(|limit| *limit != 0),
-            http_address: trimmed("OPENSANDBOX_EGRESS_HTTP_ADDR")
-                .unwrap_or_default()
-                .to_owned(),
+            http_address: http_address(values)?,
             token: token(values, read_file)?,
-            dns_listen: vec![
-                SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-                SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
-            ],
-            upstreams: trimmed("OPENSANDBOX_EGRESS_DNS_UPSTREAM").map(str::to_owned),
+            dns_port: port,
+            upstreams: upstreams(values)?,
+            log_threshold: log_threshold(values, warnings),
             upstream_timeout: seconds(
                 values,
                 "OPENSANDBOX_EGRESS_DNS_UPSTREAM_TIMEOUT",
@@ -245,7 +259,12 @@ impl Config {
                 warnings,
             ),
             exempt: exempt(values, warnings),
-            deny_webhook: trimmed("OPENSANDBOX_EGRESS_DENY_WEBHOOK").map(str::to_owned),
+            deny_webhook: deny_webhook(values)?,
+            webhook_sandbox_id: values
+                .get("OPENSANDBOX_EGRESS_SANDBOX_ID")
+                .or_else(|| values.get("OPENSANDBOX_ID"))
+                .unwrap_or_default()
+                .to_owned(),
             allow_unenforced: values.switch("OPENSANDBOX_EGRESS_ALLOW_UNENFORCED", warnings),
             teardown_on_exit: values.switch("OPENSANDBOX_EGRESS_TEARDOWN_ON_EXIT", warnings),
             log_rules_max: values
@@ -283,6 +302,42 @@ fn require_mode_dns(values: &Values) -> Result<(), Error> {
     }
 }
 
+fn http_address(values: &Values) -> Result<Listen, Error> {
+    const ADDRESS: &str = "OPENSANDBOX_EGRESS_HTTP_ADDR";
+    let text = values.get(ADDRESS).unwrap_or_default().trim();
+    text.parse()
+        .map_err(|_| values.invalid(ADDRESS, "host:port or :port, such as :18080"))
+}
+
+fn upstreams(values: &Values) -> Result<Source, Error> {
+    const UPSTREAM: &str = "OPENSANDBOX_EGRESS_DNS_UPSTREAM";
+    let Some(text) = values.get(UPSTREAM).filter(|text| !text.trim().is_empty()) else {
+        return Ok(Source::File(PathBuf::from(RESOLV_CONF)));
+    };
+    let list = parse_list(text).map_err(|cause| Error::Usage(format!("{UPSTREAM}: {cause}")))?;
+    Ok(Source::List(list))
+}
+
+fn deny_webhook(values: &Values) -> Result<Option<Target>, Error> {
+    const WEBHOOK: &str = "OPENSANDBOX_EGRESS_DENY_WEBHOOK";
+    values
+        .get(WEBHOOK)
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| Target::parse(text).map_err(|cause| values.invalid(WEBHOOK, cause.to_string())))
+        .transpose()
+}
+
+/// An unknown name means `info`, as it always has.
+fn log_threshold(values: &Values, warnings: &mut Vec<Warning>) -> Threshold {
+    values
+        .parsed(
+            "OPENSANDBOX_EGRESS_LOG_LEVEL",
+            Threshold::from_name,
+            warnings,
+        )
+        .unwrap_or_default()
+}
+
 fn token(
     values: &Values,
     read_file: &dyn Fn(&Path) -> std::io::Result<String>,
@@ -295,7 +350,7 @@ fn token(
         return Ok(None);
     };
     let content = read_file(Path::new(path))
-        .map_err(|cause| values.invalid(FILE, &format!("a file that can be read ({cause})")))?;
+        .map_err(|cause| values.invalid(FILE, format!("a file that can be read ({cause})")))?;
     let token = content.strip_suffix('\n').unwrap_or(&content);
     let token = token.strip_suffix('\r').unwrap_or(token);
     if token.is_empty() {
@@ -358,13 +413,13 @@ mod tests {
         let config = config.unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(config.max_rules, Some(4096));
-        assert_eq!(config.http_address, ":18080");
+        assert_eq!(config.http_address.to_string(), ":18080");
         assert_eq!(config.upstream_timeout, Duration::from_secs(5));
         assert_eq!(config.probe_interval, Duration::from_secs(30));
         assert_eq!(config.rules_dir, Path::new("/var/egress/rules"));
         assert_eq!(config.token, None);
-        assert_eq!(config.dns_listen[0].to_string(), "127.0.0.1:15353");
-        assert_eq!(config.dns_listen[1].to_string(), "[::1]:15353");
+        assert_eq!(config.dns_port, 15353);
+        assert!(matches!(config.upstreams, Source::File(path) if path == Path::new(RESOLV_CONF)));
     }
 
     #[test]

@@ -14,7 +14,9 @@ use slog::{KV, Record, Serializer, error, info, o, warn};
 
 use super::metrics::{Decision, DropReason, Metrics, Outcome, QueryLabels, Transport};
 use super::policy::{Action, DomainSet, Reason};
+use super::webhook::Publisher;
 use crate::telemetry::log::Nested;
+use crate::telemetry::semconv::HttpRequest;
 
 /// How many `egress.denied` records a second are written; the rest are only counted.
 const DENIED_RECORDS_PER_SECOND: u64 = 100;
@@ -34,6 +36,7 @@ pub struct Observer {
     pub log_skip: arc_swap::ArcSwap<DomainSet>,
     denied: RateLimit,
     listed_rules: usize,
+    webhook: Option<Publisher>,
 }
 
 impl Observer {
@@ -46,7 +49,15 @@ impl Observer {
             log_skip: arc_swap::ArcSwap::default(),
             denied: RateLimit::new(DENIED_RECORDS_PER_SECOND),
             listed_rules: LISTED_RULES,
+            webhook: None,
         }
+    }
+
+    /// Tells `webhook` of every denial as well.
+    #[must_use]
+    pub fn telling(mut self, webhook: Publisher) -> Self {
+        self.webhook = Some(webhook);
+        self
     }
 
     /// Lists up to `rules` rules in a record, instead of 256, before it writes their digest.
@@ -136,6 +147,9 @@ impl Denied<'_> {
                 outcome: self.outcome,
             },
         );
+        if let Some(webhook) = &to.webhook {
+            webhook.denied(self.host);
+        }
         if to.denied.admit(Instant::now()) {
             info!(to.logger, "egress denied"; o!(
                 "opensandbox.event" => "egress.denied",
@@ -172,6 +186,38 @@ impl Refused {
                 "reason" => "malformed",
             ));
         }
+    }
+}
+
+/// A request to the policy API is over.
+pub struct Requested<'a> {
+    /// Its method.
+    pub method: &'a http::Method,
+    /// The template it matched.
+    pub route: &'static str,
+    /// The status answered; `None` when the client left before there was one.
+    pub status: Option<http::StatusCode>,
+    /// From its head to the end of the response.
+    pub elapsed: Duration,
+}
+
+/// What a client that left before it was answered is counted as.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+impl Requested<'_> {
+    /// Moves the instruments.
+    pub fn emit(&self, to: &Observer) {
+        let request = HttpRequest {
+            method: self.method.into(),
+            route: self.route,
+            status: self
+                .status
+                .map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16()),
+        };
+        let seconds = self.elapsed.as_secs_f64();
+        to.metrics.http_requests.add_for(1, &request);
+        to.metrics.http_duration.record_for(seconds, &request);
+        to.metrics.server_duration.record(seconds, request);
     }
 }
 

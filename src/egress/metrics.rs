@@ -6,9 +6,11 @@
 use opentelemetry::KeyValue;
 
 use crate::telemetry::instrument::{
-    Counter, Gauge, Histogram, Labels, ObservableCounter, ObservableGauge, ObservableRatio,
-    SUB_MILLISECOND_SECONDS, UpDownCounter,
+    Counter, Gauge, HTTP_SECONDS, Histogram, Labels, ObservableCounter, ObservableGauge,
+    ObservableRatio, SUB_MILLISECOND_SECONDS, UpDownCounter,
 };
+use crate::telemetry::semconv::{HttpRequest, ServerRequestDuration};
+use crate::telemetry::series::{KeyedCounter, KeyedHistogram};
 
 crate::instruments! {
     /// The instruments of egress.
@@ -42,6 +44,17 @@ crate::instruments! {
         nftables_dropped: ObservableCounter = "egress.nftables.dropped.packets", "{packet}";
         /// Addresses learned from DNS answers that are open now.
         nftables_learned: ObservableGauge = "egress.nftables.learned.elements", "{element}";
+        /// Requests to the policy API.
+        http_requests: KeyedCounter<HttpRequest> = "egress.http.request.count", "{request}",
+            attributes ["http.method", "http.route", "http.status_code"];
+        /// Time to answer a request to the policy API.
+        http_duration: KeyedHistogram<HttpRequest> = "egress.http.request.duration", "s",
+            attributes ["http.method", "http.route", "http.status_code"], boundaries HTTP_SECONDS;
+        /// Time to answer a request, under the stable semantic conventions; only with
+        /// OTEL_SEMCONV_STABILITY_OPT_IN.
+        server_duration: ServerRequestDuration = "http.server.request.duration", "s",
+            attributes ["http.request.method", "http.response.status_code", "http.route", "url.scheme", "error.type"],
+            boundaries HTTP_SECONDS;
     }
 }
 
