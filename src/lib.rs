@@ -7,6 +7,7 @@ pub mod applet;
 pub mod config;
 pub mod daemon;
 pub mod egress;
+pub mod execd;
 pub mod generate;
 pub mod host;
 pub mod http;

@@ -1,0 +1,3 @@
+//! x
+/// x
+pub fn sanitise(t: &str) -> String { t.to_owned() }

@@ -1,0 +1,93 @@
+//! Ending what a client no longer wants: `SIGTERM`, a grace period, `SIGKILL`, for everything in it.
+//!
+//! Works while the leader is uncollected, so that its number is nobody else's. Collects nothing.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use smol::Timer;
+use smol::future::FutureExt;
+
+use super::processes;
+use super::spawn::{Child, Scope, Target, kill};
+
+/// How long processes have between `SIGTERM` and `SIGKILL` (contract 7.5).
+pub const GRACE: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether they have ended.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Ends the child and everything in its session. Returns when the child has ended.
+pub(super) async fn session(child: &Child) {
+    let session = child.id();
+    let groups = |signal| {
+        child.signal(Scope::Group, signal);
+        // Jobs of a shell with job control have groups of their own.
+        let mut groups: Vec<u32> = processes::of_session(session)
+            .into_iter()
+            .map(|member| member.group)
+            .filter(|group| *group != session)
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        for group in groups {
+            kill(Target::Group(group), signal);
+        }
+    };
+    groups(Signal::TERM);
+    // A stopped process acts on the signal only when it goes on.
+    groups(Signal::CONT);
+    let all_ended = async {
+        // The error of a reactor that cannot wait is the deadline's business.
+        if child.exited().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        while !processes::of_session(session).is_empty() {
+            Timer::after(LOOK).await;
+        }
+        true
+    };
+    let deadline = async {
+        Timer::after(GRACE).await;
+        false
+    };
+    if !all_ended.or(deadline).await {
+        groups(Signal::KILL);
+        let _ = child.exited().await;
+    }
+}
+
+/// Ends what a shell has started since `since` (clock ticks from boot), and the shell itself; what
+/// was started before goes on. Returns when the shell has ended.
+pub(super) async fn since(shell: &Child, since: u64) {
+    let session = shell.id();
+    let begun = || {
+        processes::of_session(session)
+            .into_iter()
+            .filter(|member| member.started >= since && member.pid != session)
+            .map(|member| member.pid)
+    };
+    let send = |signal| {
+        for pid in begun() {
+            kill(Target::Process(pid), signal);
+        }
+    };
+    // The shell first and for good: it must not go on to its next line.
+    shell.signal(Scope::Process, Signal::KILL);
+    send(Signal::TERM);
+    send(Signal::CONT);
+    let all_ended = async {
+        while begun().next().is_some() {
+            Timer::after(LOOK).await;
+        }
+        true
+    };
+    let deadline = async {
+        Timer::after(GRACE).await;
+        false
+    };
+    if !all_ended.or(deadline).await {
+        send(Signal::KILL);
+    }
+    let _ = shell.exited().await;
+}
