@@ -44,6 +44,9 @@ pub const QUEUED_OUTPUT: usize = 4;
 /// them.
 pub const BETWEEN_RUNS: usize = 64 * 1024;
 
+/// The most ended shells of one session whose descendants are still ended with it.
+pub const FORMER_SHELLS: usize = 64;
+
 /// How long a run may take that sets no limit of its own (contract 8.2).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -161,6 +164,7 @@ impl Sessions {
             shell: None,
             state: None,
             between: Ring::new(BETWEEN_RUNS),
+            former: Vec::new(),
             closing: asked,
             interrupt: Arc::clone(&interrupt),
         };
@@ -292,6 +296,8 @@ struct Actor {
     state: Option<Vec<u8>>,
     /// What was written since the last run.
     between: Ring,
+    /// The kernel's sessions of earlier shells in which something may still run.
+    former: Vec<u32>,
     closing: Receiver<()>,
     interrupt: Arc<Mutex<Option<Sender<()>>>>,
 }
@@ -319,6 +325,7 @@ impl Actor {
             // The error is that of a process which is gone.
             let _ = shell.child.wait().await;
         }
+        terminate::leaderless(&self.former).await;
     }
 
     /// Waits for the next text; meanwhile reads what jobs in the background write.
@@ -447,8 +454,12 @@ impl Actor {
         }
     }
 
-    /// Goes on reading what the descendants of an ended shell write.
-    fn leave(&self, shell: Shell) {
+    /// Remembers that descendants of an ended shell may go on, and goes on reading what they write.
+    fn leave(&mut self, shell: Shell) {
+        self.former
+            .retain(|session| !processes::of_session(*session).is_empty());
+        self.former.truncate(FORMER_SHELLS - 1);
+        self.former.push(shell.child.id());
         if !shell.output.at_end() {
             self.engine
                 .spawner

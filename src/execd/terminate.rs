@@ -2,7 +2,7 @@
 //!
 //! Works while the leader is uncollected, so that its number is nobody else's. Collects nothing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use smol::Timer;
@@ -90,4 +90,33 @@ pub(super) async fn since(shell: &Child, since: u64) {
         send(Signal::KILL);
     }
     let _ = shell.exited().await;
+}
+
+/// Ends what goes on in kernel sessions whose leaders have ended and were collected. Their numbers
+/// are reserved while anything is in them; one that is empty may have been given to a new process,
+/// which shows by that process being there.
+pub(super) async fn leaderless(sessions: &[u32]) {
+    let begin = Instant::now();
+    let mut signal = Signal::TERM;
+    loop {
+        let mut left = 0;
+        for session in sessions {
+            if processes::one(*session).is_some() {
+                continue;
+            }
+            for member in processes::of_session(*session) {
+                kill(Target::Process(member.pid), signal);
+                left += 1;
+            }
+        }
+        if left == 0 || signal == Signal::KILL {
+            return;
+        }
+        if begin.elapsed() >= GRACE {
+            signal = Signal::KILL;
+        } else {
+            signal = Signal::CONT;
+            Timer::after(LOOK).await;
+        }
+    }
 }
