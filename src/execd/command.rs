@@ -25,7 +25,8 @@ use super::events::{CommandEnded, CommandStarted, Execution, Reason};
 use super::metrics::Operation;
 use super::pump::{Discard, Pipes, Sink, pipe};
 use super::spawn::{Child, Credentials, Ended, Exit, SpawnError, Spec, find_shell};
-use super::{Engine, terminate};
+use super::terminate::{self, Manner};
+use super::Engine;
 pub use super::pump::Stream;
 use log::Log;
 
@@ -592,7 +593,7 @@ async fn watch(shell: &Child, execution: &ExecutionState) -> (Option<Ended>, Rea
     };
     let cut = ended.or(interrupt).or(timeout).await;
     if cut.is_some() {
-        terminate::session(shell).await;
+        terminate::session(shell, Manner::COMMAND).await;
     }
     let ended = shell.wait().await.ok();
     let by_itself = match ended.map(|ended| ended.exit) {

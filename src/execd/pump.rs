@@ -21,6 +21,10 @@ const SMALL_READ: usize = 4 * 1024;
 /// The size of a read once a pipe has shown that it has that much: a whole default pipe.
 const LARGE_READ: usize = 64 * 1024;
 
+/// The most bytes that are between a terminal's processes and its reader: 64 KiB written and not
+/// yet processed (`tty_buffer.c`), and 4 KiB processed (`n_tty.c`), with room to spare.
+const TERMINAL_BUFFERS: usize = 128 * 1024;
+
 /// Where bytes were written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
@@ -46,6 +50,7 @@ struct Source {
     stream: Stream,
     pipe: Async<OwnedFd>,
     read_size: usize,
+    terminal: bool,
 }
 
 impl Source {
@@ -55,7 +60,7 @@ impl Source {
             match self.read(self.read_size) {
                 Ok(bytes) => return Poll::Ready(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A pipe has no other error than that of a descriptor that is none.
+                // A terminal without processes has an error for an end; a pipe has none.
                 Err(_) => return Poll::Ready(Bytes::new()),
             }
             match self.pipe.poll_readable(context) {
@@ -87,6 +92,11 @@ impl Source {
 
     /// How many bytes can be read at once.
     fn available(&self) -> usize {
+        if self.terminal {
+            // The kernel moves a terminal's output between two buffers in its own time, and counts
+            // only what has arrived. A read does wait for what is on its way.
+            return TERMINAL_BUFFERS;
+        }
         rustix::io::ioctl_fionread(self.pipe.get_ref())
             .ok()
             .and_then(|bytes| usize::try_from(bytes).ok())
@@ -109,9 +119,19 @@ impl Pipes {
                 stream,
                 pipe,
                 read_size: SMALL_READ,
+                terminal: false,
             })
             .collect();
         Self { sources, first: 0 }
+    }
+
+    /// The reader's side of a terminal, as if it were a pipe.
+    pub(super) fn of_terminal(terminal: Async<OwnedFd>) -> Self {
+        let mut pipes = Self::new([(Stream::Stdout, terminal)]);
+        for source in &mut pipes.sources {
+            source.terminal = true;
+        }
+        pipes
     }
 
     /// Hands on what is written, in order of arrival, until `ended` is closed; then what had been

@@ -28,7 +28,8 @@ use super::metrics::Operation;
 use super::pump::{Discard, Sink, Stream};
 use super::ring::Ring;
 use super::spawn::{Exit, SpawnError};
-use super::{Engine, processes, terminate};
+use super::terminate::{self, Manner};
+use super::{Engine, processes};
 use shell::{Shell, quote};
 
 /// The most sessions there are at once.
@@ -321,7 +322,7 @@ impl Actor {
             }
         }
         if let Some(shell) = self.shell.take() {
-            terminate::session(&shell.child).await;
+            terminate::session(&shell.child, Manner::COMMAND).await;
             // The error is that of a process which is gone.
             let _ = shell.child.wait().await;
         }
@@ -398,7 +399,7 @@ impl Actor {
                 End::Answer(_) => last_words(shell.child.id(), since).await,
                 End::Shell => {}
                 End::Cut(_) if self.closing.is_closed() => {
-                    terminate::session(&shell.child).await;
+                    terminate::session(&shell.child, Manner::COMMAND).await;
                 }
                 End::Cut(_) => terminate::since(&shell.child, since).await,
             }
@@ -490,7 +491,7 @@ impl Actor {
             if done.is_none() {
                 // Its state ends it, such as one whose directory is on a file system that hangs.
                 self.state = None;
-                terminate::session(&shell.child).await;
+                terminate::session(&shell.child, Manner::COMMAND).await;
                 let _ = shell.child.wait().await;
                 self.leave(shell);
                 shell = self.start().await?;

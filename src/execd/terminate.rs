@@ -14,11 +14,35 @@ use super::spawn::{Child, Scope, Target, kill};
 /// How long processes have between `SIGTERM` and `SIGKILL` (contract 7.5).
 pub const GRACE: Duration = Duration::from_secs(3);
 
+/// How long a terminal's processes have between `SIGHUP` and `SIGKILL`.
+const HANG_UP_GRACE: Duration = Duration::from_secs(1);
+
 /// How often it is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How a session is asked to end before it is made to.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    signal: Signal,
+    grace: Duration,
+}
+
+impl Manner {
+    /// A command, or a shell without a terminal.
+    pub(super) const COMMAND: Self = Self {
+        signal: Signal::TERM,
+        grace: GRACE,
+    };
+
+    /// An interactive shell: it ignores `SIGTERM`, and tells its jobs of a hang-up.
+    pub(super) const TERMINAL: Self = Self {
+        signal: Signal::HUP,
+        grace: HANG_UP_GRACE,
+    };
+}
+
 /// Ends the child and everything in its session. Returns when the child has ended.
-pub(super) async fn session(child: &Child) {
+pub(super) async fn session(child: &Child, manner: Manner) {
     let session = child.id();
     let groups = |signal| {
         child.signal(Scope::Group, signal);
@@ -34,7 +58,7 @@ pub(super) async fn session(child: &Child) {
             kill(Target::Group(group), signal);
         }
     };
-    groups(Signal::TERM);
+    groups(manner.signal);
     // A stopped process acts on the signal only when it goes on.
     groups(Signal::CONT);
     let all_ended = async {
@@ -48,7 +72,7 @@ pub(super) async fn session(child: &Child) {
         true
     };
     let deadline = async {
-        Timer::after(GRACE).await;
+        Timer::after(manner.grace).await;
         false
     };
     if !all_ended.or(deadline).await {
