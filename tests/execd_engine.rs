@@ -17,9 +17,12 @@ use opensandbox::execd::command::{
 use opensandbox::execd::environment::{Environment, File};
 use opensandbox::execd::events::{Observer, Reason};
 use opensandbox::execd::metrics::Metrics;
+use opensandbox::execd::pty::{
+    self, AttachError, Mode, Role, TerminalSignal, Terminals, Update, Viewer,
+};
 use opensandbox::execd::session::{Run, RunError, Sessions};
 use opensandbox::execd::spawn::{Children, Credentials, Exit, SpawnError};
-use opensandbox::execd::{Engine, reaper};
+use opensandbox::execd::{Engine, clone3, reaper};
 use opensandbox::runtime::Runtime;
 use opensandbox::telemetry::instrument::Meter;
 use smol::channel::Receiver;
@@ -957,5 +960,329 @@ fn variables_of_a_run_are_exported_before_it() {
         asked.variables = vec![("TRACEPARENT".to_owned(), None)];
         let events = sessions.run(&id, asked).await.unwrap();
         assert_eq!(collect(&events).await.2.code(), 1);
+    });
+}
+
+/// Runs a test with a terminal of its own.
+fn with_terminal<F: Future<Output = ()>>(
+    command: Option<&str>,
+    test: impl FnOnce(Terminals, String) -> F,
+) {
+    with_engine(|engine| async move {
+        let terminals = Terminals::new(engine.clone());
+        let id = terminals
+            .create(pty::Request {
+                directory: None,
+                command: command.map(str::to_owned),
+                environment: (*engine.environment).clone(),
+                logger: logger(),
+            })
+            .unwrap();
+        test(terminals.clone(), id).await;
+        terminals.delete_all().await;
+    });
+}
+
+const WRITER: Role = Role::Writer { takeover: false };
+
+async fn attach(terminals: &Terminals, id: &str, mode: Mode) -> Viewer {
+    let viewer = terminals.attach(id, WRITER, 0).unwrap();
+    viewer.start(mode).await.unwrap();
+    viewer
+}
+
+/// What a viewer is shown until it contains `wanted`.
+async fn shown(viewer: &Viewer, wanted: &str) -> String {
+    let mut all = String::new();
+    while !all.contains(wanted) {
+        match viewer.next().await {
+            Update::Output(_, bytes) => all.push_str(&String::from_utf8_lossy(&bytes)),
+            other => panic!("{other:?} after {all:?}, before {wanted:?}"),
+        }
+    }
+    all
+}
+
+/// All that is shown from now to the end, by stream, and the exit code.
+async fn to_the_end(viewer: &Viewer) -> (Vec<u8>, Vec<u8>, i32) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    loop {
+        match viewer.next().await {
+            Update::Output(Stream::Stdout, bytes) => out.extend_from_slice(&bytes),
+            Update::Output(Stream::Stderr, bytes) => err.extend_from_slice(&bytes),
+            Update::Exit(code) => return (out, err, code),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_terminal_is_an_interactive_shell() {
+    with_terminal(None, |terminals, id| async move {
+        let status = terminals.status(&id).unwrap();
+        assert_eq!((status.running, status.output_offset), (None, 0));
+        let viewer = attach(&terminals, &id, Mode::Pty).await;
+        viewer.write(b"echo sum=$((20+22)) $TERM\n").await.unwrap();
+        let term = std::env::var("TERM").unwrap_or("xterm-256color".to_owned());
+        shown(&viewer, &format!("sum=42 {term}")).await;
+        viewer.resize(120, 40).unwrap();
+        viewer.write(b"stty size; printf '\\033[1mX\\n'\n").await.unwrap();
+        shown(&viewer, "40 120").await;
+        shown(&viewer, "\x1b[1mX").await;
+        assert_eq!(terminals.status(&id).unwrap().running, Some(Mode::Pty));
+        viewer.write(b"exit 42\n").await.unwrap();
+        assert_eq!(to_the_end(&viewer).await.2, 42);
+        let status = terminals.status(&id).unwrap();
+        assert_eq!((status.running, status.exit_code), (None, Some(42)));
+        assert!(status.output_offset > 0);
+
+        // Attaching again starts a new shell, after all that the old one has shown.
+        drop(viewer);
+        let viewer = attach(&terminals, &id, Mode::Pipe).await;
+        let (offset, replay) = viewer.replay().unwrap();
+        assert_eq!((offset, replay.len() as u64), (0, status.output_offset));
+        assert!(String::from_utf8_lossy(&replay).contains("sum=42"));
+        viewer.write(b"echo again\n").await.unwrap();
+        shown(&viewer, "again").await;
+        terminals.delete(&id).await.unwrap();
+        assert_eq!(to_the_end(&viewer).await.2, -1);
+        assert!(terminals.status(&id).is_none());
+        assert!(terminals.delete(&id).await.is_err());
+    });
+}
+
+#[test]
+fn control_c_and_signals_reach_the_foreground_job() {
+    with_terminal(None, |terminals, id| async move {
+        let viewer = attach(&terminals, &id, Mode::Pty).await;
+        for interrupt in [false, true] {
+            let job = format!("echo go; {}; echo status=$?\n", nap(976));
+            viewer.write(job.as_bytes()).await.unwrap();
+            until("the job", || runs(&nap(976))).await;
+            if interrupt {
+                viewer.signal(TerminalSignal::Interrupt).unwrap();
+            } else {
+                viewer.write(b"\x03").await.unwrap();
+            }
+            until("the end of the job", || !runs(&nap(976))).await;
+            viewer.write(b"echo alive=$((1+1))\n").await.unwrap();
+            shown(&viewer, "alive=2").await;
+        }
+        // Jobs that have groups of their own and ignore the hang-up end with the terminal.
+        let job = format!("(trap '' HUP; {}) &\necho started=$((1+1))\n", nap(975));
+        viewer.write(job.as_bytes()).await.unwrap();
+        shown(&viewer, "started=2").await;
+        until("the job", || runs(&nap(975))).await;
+        terminals.delete(&id).await.unwrap();
+        until("the end of the job", || !runs(&nap(975))).await;
+    });
+}
+
+#[test]
+fn the_end_of_a_terminal_loses_no_output() {
+    for mode in [Mode::Pty, Mode::Pipe] {
+        for _ in 0..8 {
+            let command = "for ((i=0;i<20000;i++)); do echo line $i; done; exit 7";
+            with_terminal(Some(command), |terminals, id| async move {
+                let viewer = attach(&terminals, &id, mode).await;
+                let (out, _, code) = to_the_end(&viewer).await;
+                assert_eq!(code, 7);
+                let out = String::from_utf8(out).unwrap().replace('\r', "");
+                let expected: String = (0..20000).map(|i| format!("line {i}\n")).collect();
+                assert!(out == expected, "{} of {} bytes", out.len(), expected.len());
+            });
+        }
+    }
+}
+
+#[test]
+fn pipes_keep_the_streams_apart() {
+    let command = "echo out; sleep 0.1; echo err >&2; sleep 0.1; echo more; cat";
+    with_terminal(Some(command), |terminals, id| async move {
+        let viewer = attach(&terminals, &id, Mode::Pipe).await;
+        viewer.resize(10, 10).unwrap();
+        let mut order = Vec::new();
+        while order.len() < 3 {
+            match viewer.next().await {
+                Update::Output(stream, bytes) => order.push((stream, bytes)),
+                other => panic!("{other:?}"),
+            }
+        }
+        let expected = [
+            (Stream::Stdout, "out\n"),
+            (Stream::Stderr, "err\n"),
+            (Stream::Stdout, "more\n"),
+        ];
+        assert_eq!(order, expected.map(|(stream, text)| (stream, text.into())));
+        viewer.write(b"input\n").await.unwrap();
+        shown(&viewer, "input\n").await;
+    });
+}
+
+#[test]
+fn a_takeover_moves_the_lease_and_keeps_the_shell() {
+    with_terminal(None, |terminals, id| async move {
+        let first = attach(&terminals, &id, Mode::Pty).await;
+        first.write(b"mark=kept; echo set=$mark\n").await.unwrap();
+        let seen = shown(&first, "set=kept").await;
+        assert!(matches!(
+            terminals.attach(&id, WRITER, 0),
+            Err(AttachError::AlreadyConnected(_))
+        ));
+        // Others may look on.
+        let observer = terminals.attach(&id, Role::Observer, 0).unwrap();
+        shown(&observer, "set=kept").await;
+        assert!(observer.write(b"x").await.is_err());
+
+        let takeover = Role::Writer { takeover: true };
+        let second = terminals.attach(&id, takeover, 0).unwrap();
+        assert_eq!(second.start(Mode::Pipe).await.unwrap(), Mode::Pty);
+        loop {
+            match first.next().await {
+                Update::TakenOver => break,
+                Update::Output(..) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(first.write(b"exit\n").await.is_err());
+        drop(first);
+        let (offset, replay) = second.replay().unwrap();
+        assert!(offset == 0 && replay.starts_with(seen.as_bytes()));
+        second.write(b"echo mark=$mark\n").await.unwrap();
+        shown(&second, "mark=kept").await;
+        shown(&observer, "mark=kept").await;
+
+        let mut holders = vec![second];
+        for _ in 0..6 {
+            holders.push(terminals.attach(&id, takeover, u64::MAX).unwrap());
+        }
+        let last = holders.pop().unwrap();
+        for holder in &holders {
+            assert_eq!(holder.next().await, Update::TakenOver);
+        }
+        drop(holders);
+        last.write(b"echo still=$mark\n").await.unwrap();
+        shown(&last, "still=kept").await;
+        drop(last);
+        terminals.attach(&id, WRITER, 0).unwrap();
+    });
+}
+
+#[test]
+fn a_viewer_is_shown_every_byte_from_where_it_left() {
+    let command = "for ((i=0;i<4000;i++)); do echo line $i; done; read";
+    with_terminal(Some(command), |terminals, id| async move {
+        let first = attach(&terminals, &id, Mode::Pipe).await;
+        let mut all = shown(&first, "line 1000\n").await;
+        drop(first);
+        let again = terminals.attach(&id, WRITER, all.len() as u64).unwrap();
+        if let Some((offset, replay)) = again.replay() {
+            assert_eq!(offset, all.len() as u64);
+            all.push_str(std::str::from_utf8(&replay).unwrap());
+        }
+        if !all.contains("line 3999\n") {
+            all.push_str(&shown(&again, "line 3999\n").await);
+        }
+        let expected: String = (0..4000).map(|i| format!("line {i}\n")).collect();
+        assert_eq!(all, expected);
+    });
+}
+
+#[test]
+fn a_slow_writer_paces_the_shell_and_a_dead_one_does_not() {
+    let size = 5_000_000;
+    let command = format!("head -c {size} /dev/zero; echo; echo end");
+    with_terminal(Some(&command), |terminals, id| async move {
+        let viewer = attach(&terminals, &id, Mode::Pipe).await;
+        let observer = terminals.attach(&id, Role::Observer, 0).unwrap();
+        // It takes something now and then: nothing is skipped.
+        let mut bytes = 0;
+        let mut rounds = 0;
+        loop {
+            match viewer.next().await {
+                Update::Output(_, chunk) => bytes += chunk.len(),
+                Update::Exit(code) => {
+                    assert_eq!(code, 0);
+                    break;
+                }
+                other => panic!("{other:?} after {bytes}"),
+            }
+            rounds += 1;
+            if rounds % 16 == 0 {
+                smol::Timer::after(Duration::from_millis(5)).await;
+            }
+        }
+        assert_eq!(bytes, size + 5);
+        // The one that looks on and took nothing is caught up.
+        match observer.next().await {
+            Update::CaughtUp { offset, bytes } => {
+                assert_eq!(offset + bytes.len() as u64, size as u64 + 5);
+                assert!(bytes.ends_with(b"end\n"));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(observer.next().await, Update::Exit(0));
+    });
+    with_terminal(Some(&command), |terminals, id| async move {
+        let viewer = attach(&terminals, &id, Mode::Pipe).await;
+        until("the end", || terminals.status(&id).unwrap().exit_code == Some(0)).await;
+        assert!(matches!(viewer.next().await, Update::CaughtUp { .. }));
+        assert_eq!(viewer.next().await, Update::Exit(0));
+    });
+}
+
+#[test]
+fn idle_terminals_are_forgotten() {
+    with_terminal(Some("true"), |terminals, id| async move {
+        let viewer = attach(&terminals, &id, Mode::Pty).await;
+        let collecting = {
+            let terminals = terminals.clone();
+            async move { terminals.collect_idle(Duration::from_millis(100)).await }
+        };
+        let test = async {
+            to_the_end(&viewer).await;
+            smol::Timer::after(Duration::from_millis(400)).await;
+            assert!(terminals.status(&id).is_some(), "somebody is looking");
+            drop(viewer);
+            until("its end", || terminals.status(&id).is_none()).await;
+        };
+        test.or(collecting).await;
+    });
+}
+
+#[test]
+fn a_terminal_whose_directory_is_gone_says_so() {
+    with_engine(|engine| async move {
+        let terminals = Terminals::new(engine.clone());
+        let id = terminals
+            .create(pty::Request {
+                directory: Some("/no/such/place".into()),
+                command: None,
+                environment: (*engine.environment).clone(),
+                logger: logger(),
+            })
+            .unwrap();
+        let viewer = terminals.attach(&id, WRITER, 0).unwrap();
+        let error = viewer.start(Mode::Pty).await.unwrap_err().to_string();
+        assert_eq!(error, "chdir /no/such/place: no such file or directory");
+    });
+}
+
+#[test]
+fn programs_can_be_kept_from_clone3() {
+    let name = "programs_can_be_kept_from_clone3";
+    if !alone(name, &["env"]) {
+        return;
+    }
+    assert!(clone3::Mode::Install.apply(false, ["x"]).unwrap());
+    // SAFETY: an empty argument makes no process even without the filter.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<u8>(), 0) };
+    let error = std::io::Error::last_os_error().raw_os_error();
+    assert_eq!((result, error), (-1, Some(libc::ENOSYS)));
+    with_engine(|engine| async move {
+        let commands = Commands::new(engine.clone());
+        let script = "grep Seccomp: /proc/self/status; (echo sub) | cat";
+        let (out, _, end) = run(&commands, request(&engine, script)).await;
+        assert_eq!((out.as_str(), end.code()), ("Seccomp:\t2\nsub\n", 0));
     });
 }
