@@ -123,7 +123,10 @@ mod tests {
     fn ids_are_version_4_uuids() {
         let id = random_id();
         assert_eq!(id.len(), 32);
-        assert!(id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)));
+        assert!(
+            id.bytes()
+                .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        );
         assert_eq!(id.as_bytes()[12], b'4');
         assert!(b"89ab".contains(&id.as_bytes()[16]));
         assert_ne!(id, random_id());

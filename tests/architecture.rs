@@ -75,8 +75,17 @@ fn shared_ground_never_points_back_to_an_applet() {
 
 #[test]
 fn the_policy_and_the_codecs_are_pure() {
-    let pure =
-        |path: &Path| belongs_to(path, "egress/policy") || belongs_to(path, "egress/dns/wire");
+    let pure = |path: &Path| {
+        [
+            "egress/policy",
+            "egress/dns/wire",
+            "execd/lines",
+            "execd/text",
+            "execd/ring",
+        ]
+        .iter()
+        .any(|module| belongs_to(path, module))
+    };
     for impure in [
         "std::fs",
         "std::io",
@@ -96,6 +105,25 @@ fn the_policy_and_the_codecs_are_pure() {
 fn only_netfilter_speaks_netlink() {
     let found = mentions(|path| !belongs_to(path, "egress/netfilter"), "netlink_");
     assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn only_spawn_starts_processes() {
+    // Becoming another program, which `clone3` does, starts none.
+    let elsewhere = |path: &Path| {
+        !belongs_to(path, "execd/spawn")
+            && !belongs_to(path, "supervisor")
+            && path != Path::new("execd/clone3.rs")
+    };
+    for entry in [
+        "process::Command",
+        "libc::fork",
+        "libc::clone",
+        "posix_spawn",
+    ] {
+        let found = mentions(elsewhere, entry);
+        assert!(found.is_empty(), "{found:#?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The engine of execd against the kernel it runs on: commands, sessions and terminals, without any
 //! HTTP in between.
 
-use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::future::Future;
@@ -9,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use opensandbox::execd::command::{
@@ -156,7 +156,10 @@ fn children_states() -> Vec<char> {
 
 fn resident_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -200,23 +203,26 @@ fn a_child_gets_a_clean_process() {
         unsafe { libc::fcntl(std::os::fd::AsRawFd::as_raw_fd(&leaked), libc::F_SETFD, 0) };
         let (out, _, _) = run(
             &commands,
-            request(&engine, "ls /proc/self/fd | tr '\\n' ' '; readlink /proc/self/fd/0"),
+            request(
+                &engine,
+                "ls /proc/self/fd | tr '\\n' ' '; readlink /proc/self/fd/0",
+            ),
         )
         .await;
         // 3 is the directory that is listed.
         assert_eq!(out, "0 1 2 3 /dev/null\n");
         let (out, _, _) = run(
             &commands,
-            request(&engine, "grep -E '^Sig(Blk|Ign)' /proc/self/status; \
+            request(
+                &engine,
+                "grep -E '^Sig(Blk|Ign)' /proc/self/status; \
                      read -r stat </proc/$$/stat; rest=${stat##*) }; set -- $rest; \
-                     [ $3 = $$ ] && [ $4 = $$ ] && echo leads"),
+                     [ $3 = $$ ] && [ $4 = $$ ] && echo leads",
+            ),
         )
         .await;
         let zero = "0000000000000000";
-        assert_eq!(
-            out,
-            format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nleads\n")
-        );
+        assert_eq!(out, format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\nleads\n"));
     });
 }
 
@@ -339,7 +345,10 @@ fn without_the_right_to_change_user_there_is_an_error() {
         assert!(
             matches!(
                 error.cause,
-                StartCause::Spawn(SpawnError::Credentials { errno: libc::EPERM, .. })
+                StartCause::Spawn(SpawnError::Credentials {
+                    errno: libc::EPERM,
+                    ..
+                })
             ),
             "{error}"
         );
@@ -414,7 +423,10 @@ fn what_a_shell_leaves_behind_goes_on() {
         let (out, _, end) = run(&commands, request(&engine, &script)).await;
         assert_eq!(out, "now\n");
         assert!(end.is_success());
-        assert!(begin.elapsed() < Duration::from_secs(20), "did not wait for the descendant");
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "did not wait for the descendant"
+        );
         until("the descendant's proof", || proof.exists()).await;
 
         // In the background nothing is lost of what it writes.
@@ -422,7 +434,10 @@ fn what_a_shell_leaves_behind_goes_on() {
             .start_background(request(&engine, "( sleep 0.3; echo late ) & echo now"))
             .await
             .unwrap();
-        until("the end", || commands.status(&id).unwrap().finished.is_some()).await;
+        until("the end", || {
+            commands.status(&id).unwrap().finished.is_some()
+        })
+        .await;
         loop {
             let (start, log) = commands.read_log(&id, 0, usize::MAX).await.unwrap();
             if log == b"now\nlate\n" {
@@ -439,10 +454,16 @@ fn a_background_command_is_known_at_once_and_its_log_is_in_order() {
     with_engine(|engine| async move {
         let commands = Commands::new(engine.clone());
         let script = "for i in 1 2 3; do echo out$i; echo err$i >&2; done; exit 5";
-        let id = commands.start_background(request(&engine, script)).await.unwrap();
+        let id = commands
+            .start_background(request(&engine, script))
+            .await
+            .unwrap();
         let status = commands.status(&id).unwrap();
         assert_eq!(&*status.command, script);
-        until("the end", || commands.status(&id).unwrap().finished.is_some()).await;
+        until("the end", || {
+            commands.status(&id).unwrap().finished.is_some()
+        })
+        .await;
         let finished = commands.status(&id).unwrap().finished.unwrap();
         assert_eq!(finished.exit_code, 5);
         assert_eq!(finished.error.as_deref(), Some("exit status 5"));
@@ -469,9 +490,15 @@ fn a_timeout_ends_the_whole_session_of_processes() {
         );
         asked.timeout = Some(Duration::from_millis(300));
         let (out, _, end) = run(&commands, asked).await;
-        assert_eq!((out.as_str(), end.code(), end.reason), ("", -1, Reason::Timeout));
+        assert_eq!(
+            (out.as_str(), end.code(), end.reason),
+            ("", -1, Reason::Timeout)
+        );
         assert_eq!(end.traceback(), ["signal: terminated", "timeout"]);
-        until("the end of the jobs", || !runs(&nap(987)) && !runs(&nap(986))).await;
+        until("the end of the jobs", || {
+            !runs(&nap(987)) && !runs(&nap(986))
+        })
+        .await;
     });
 }
 
@@ -498,10 +525,19 @@ fn an_interrupt_ends_even_what_ignores_sigterm() {
         assert!(matches!(running.events.recv().await, Ok(Event::Output(..))));
         let begin = Instant::now();
         commands.interrupt(&running.id).await.unwrap();
-        assert!(begin.elapsed() >= Duration::from_secs(3), "there is a grace period");
+        assert!(
+            begin.elapsed() >= Duration::from_secs(3),
+            "there is a grace period"
+        );
         let (_, _, end) = collect(&running.events).await;
         assert_eq!((end.code(), end.reason), (-1, Reason::Interrupt));
-        assert_eq!(end.exit, Exit::Signal { number: 9, core_dumped: false });
+        assert_eq!(
+            end.exit,
+            Exit::Signal {
+                number: 9,
+                core_dumped: false
+            }
+        );
         assert!(!runs(&nap(985)));
         let again = commands.interrupt(&running.id).await.unwrap_err();
         assert_eq!(again, InterruptError::NotRunning(running.id.clone()));
@@ -517,7 +553,10 @@ fn a_client_that_goes_away_ends_nothing() {
         let script = "head -c 1000000 /dev/zero; exit 4";
         let running = commands.start(request(&engine, script)).await.unwrap();
         drop(running.events);
-        until("the end", || commands.status(&running.id).unwrap().finished.is_some()).await;
+        until("the end", || {
+            commands.status(&running.id).unwrap().finished.is_some()
+        })
+        .await;
         let finished = commands.status(&running.id).unwrap().finished.unwrap();
         assert_eq!(finished.exit_code, 4);
     });
@@ -585,7 +624,10 @@ fn ten_thousand_commands_leave_nothing_behind() {
         }
         assert_eq!(right, 10_000);
         assert_eq!(commands.running(), 0);
-        until("every pipe to be closed", || open_descriptors() <= descriptors).await;
+        until("every pipe to be closed", || {
+            open_descriptors() <= descriptors
+        })
+        .await;
         assert!(children_states().is_empty(), "zombies");
     });
 }
@@ -667,8 +709,13 @@ fn few_descriptors_are_enough_or_the_error_says_so() {
         let (out, _, _) = run(&commands, request(&engine, "echo again")).await;
         assert_eq!(out, "again\n");
         let sessions = Sessions::new(engine.clone());
-        let session = sessions.create(None, (*engine.environment).clone()).unwrap();
-        assert_eq!(in_session(&sessions, &session, "echo $((1+1))").await.0, "2\n");
+        let session = sessions
+            .create(None, (*engine.environment).clone())
+            .unwrap();
+        assert_eq!(
+            in_session(&sessions, &session, "echo $((1+1))").await.0,
+            "2\n"
+        );
     });
 }
 
@@ -676,7 +723,13 @@ fn few_descriptors_are_enough_or_the_error_says_so() {
 fn a_limit_on_processes_is_an_error_that_says_so() {
     let name = "a_limit_on_processes_is_an_error_that_says_so";
     // Root is not bound by the limit.
-    let wrapper = ["setpriv", "--reuid=54321", "--clear-groups", "prlimit", "--nproc=6:6"];
+    let wrapper = [
+        "setpriv",
+        "--reuid=54321",
+        "--clear-groups",
+        "prlimit",
+        "--nproc=6:6",
+    ];
     if !require_root(name) || !alone(name, &wrapper) {
         return;
     }
@@ -684,14 +737,19 @@ fn a_limit_on_processes_is_an_error_that_says_so() {
         let commands = Commands::new(engine.clone());
         let mut running = Vec::new();
         let error = loop {
-            match commands.start(request(&engine, &format!("exec {}", nap(983)))).await {
+            match commands
+                .start(request(&engine, &format!("exec {}", nap(983))))
+                .await
+            {
                 Ok(started) => running.push(started),
                 Err(error) => break error,
             }
             assert!(running.len() < 64);
         };
         assert!(
-            error.to_string().contains("resource temporarily unavailable"),
+            error
+                .to_string()
+                .contains("resource temporarily unavailable"),
             "{error}"
         );
         for running in &running {
@@ -721,7 +779,9 @@ fn text(command: &str) -> Run {
 fn with_session<F: Future<Output = ()>>(test: impl FnOnce(Sessions, String) -> F) {
     with_engine(|engine| async move {
         let sessions = Sessions::new(engine.clone());
-        let id = sessions.create(None, (*engine.environment).clone()).unwrap();
+        let id = sessions
+            .create(None, (*engine.environment).clone())
+            .unwrap();
         test(sessions.clone(), id).await;
         sessions.delete_all().await;
     });
@@ -802,7 +862,10 @@ fn a_session_has_a_directory_that_runs_change() {
         assert_eq!(place("pwd", None).await, "/var\n");
         // The text is not run anywhere else.
         let out = place("echo never", Some("/no/such/place")).await;
-        assert!(out.contains("No such file") && !out.contains("never"), "{out}");
+        assert!(
+            out.contains("No such file") && !out.contains("never"),
+            "{out}"
+        );
     });
 }
 
@@ -823,7 +886,12 @@ fn everything_in_a_shell_survives_even_its_end() {
         let expected = "f:1:a  b\nv w two three 1\ngreetings\n0027\n/usr\nglob\n\
                         24786079600a09746162277127205c20ff20e282ac1\n";
         assert_eq!(run(check).await.0, expected);
-        for end in ["exit 3", "kill -KILL $$", "set -e; plain=lost; false", "exec true"] {
+        for end in [
+            "exit 3",
+            "kill -KILL $$",
+            "set -e; plain=lost; false",
+            "exec true",
+        ] {
             run(end).await;
             assert_eq!(run(check).await.0, expected, "after {end}");
         }
@@ -840,9 +908,21 @@ fn nothing_a_text_does_confuses_the_driver() {
         for (command, out, code) in [
             ("break; echo no", "", 0),
             ("continue", "", 0),
-            ("IFS=,; set -f -u; read() { echo hacked; }; printf() { echo hacked; }", "", 0),
-            ("echo fine; unset -f read printf; set +fu; unset IFS", "fine\n", 0),
-            ("echo '__EXIT_CODE__:5'; echo $'a\\001b\\177c\\377' | od -An -c", "__EXIT_CODE__:5\n   a 001   b 177   c 377  \\n\n", 0),
+            (
+                "IFS=,; set -f -u; read() { echo hacked; }; printf() { echo hacked; }",
+                "",
+                0,
+            ),
+            (
+                "echo fine; unset -f read printf; set +fu; unset IFS",
+                "fine\n",
+                0,
+            ),
+            (
+                "echo '__EXIT_CODE__:5'; echo $'a\\001b\\177c\\377' | od -An -c",
+                "__EXIT_CODE__:5\n   a 001   b 177   c 377  \\n\n",
+                0,
+            ),
             ("exec 2>&1 >/dev/null; echo lost; exec >&2", "", 0),
             ("echo back", "back\n", 0),
             ("read -r line; echo \"<$line>\"", "<>\n", 0),
@@ -857,7 +937,10 @@ fn nothing_a_text_does_confuses_the_driver() {
         assert!(out.contains("line 1: unexpected EOF"), "{out}");
         assert_eq!(end.code(), 2);
         let (out, end) = run("true\nno-such-program").await;
-        assert!(out.contains("line 2: no-such-program: command not found"), "{out}");
+        assert!(
+            out.contains("line 2: no-such-program: command not found"),
+            "{out}"
+        );
         assert_eq!(end.code(), 127);
         let long = "x".repeat(1 << 20);
         let (out, _) = run(&format!("v={long}; echo ${{#v}}")).await;
@@ -885,7 +968,10 @@ fn a_timeout_ends_a_run_and_not_its_session() {
         let begin = Instant::now();
         let events = sessions.run(&id, asked).await.unwrap();
         let (out, _, end) = collect(&events).await;
-        assert_eq!((out.as_str(), end.code(), end.reason), ("", -1, Reason::Timeout));
+        assert_eq!(
+            (out.as_str(), end.code(), end.reason),
+            ("", -1, Reason::Timeout)
+        );
         assert!(begin.elapsed() < Duration::from_secs(20));
         assert!(!runs(&nap(981)));
         assert!(runs(&nap(982)), "what an earlier run started goes on");
@@ -908,7 +994,10 @@ fn a_timeout_ends_a_run_and_not_its_session() {
         assert!(begin.elapsed() < Duration::from_secs(20));
         let (_, _, end) = collect(&events).await;
         assert_eq!((end.code(), end.reason), (-1, Reason::Interrupt));
-        until("the end of everything", || !runs(&nap(982)) && !runs(&nap(978))).await;
+        until("the end of everything", || {
+            !runs(&nap(982)) && !runs(&nap(978))
+        })
+        .await;
         assert!(sessions.delete(&id).await.is_err());
     });
 }
@@ -923,10 +1012,19 @@ fn jobs_in_the_background_hold_no_run_up() {
         assert!(begin.elapsed() < Duration::from_secs(20));
         smol::Timer::after(Duration::from_millis(900)).await;
         // What it wrote in between comes first.
-        assert_eq!(run("echo next; kill %1").await.0.split('\n').take(2).collect::<Vec<_>>(), ["late", "next"]);
+        assert_eq!(
+            run("echo next; kill %1")
+                .await
+                .0
+                .split('\n')
+                .take(2)
+                .collect::<Vec<_>>(),
+            ["late", "next"]
+        );
         // More than a pipe holds does not stop it either.
         run("(head -c 1000000 /dev/zero; echo done > /tmp/execd-engine-$$) & wait_for=/tmp/execd-engine-$$").await;
-        let (out, _) = run("while [ ! -s $wait_for ]; do sleep 0.02; done; cat $wait_for; rm $wait_for").await;
+        let (out, _) =
+            run("while [ ! -s $wait_for ]; do sleep 0.02; done; cat $wait_for; rm $wait_for").await;
         assert!(out.ends_with("done\n"));
     });
 }
@@ -934,18 +1032,25 @@ fn jobs_in_the_background_hold_no_run_up() {
 #[test]
 fn runs_of_a_session_take_turns() {
     with_session(|sessions, id| async move {
-        let mut runs = Vec::new();
         in_session(&sessions, &id, "n=0").await;
-        for _ in 0..10 {
-            runs.push(sessions.run(&id, text("m=$n; sleep 0.02; n=$((m+1))")));
-        }
-        // All ask before the first has ended; each is answered in its turn.
-        let mut tasks = HashMap::new();
-        for (number, run) in runs.into_iter().enumerate() {
-            let events = run.await.unwrap();
-            tasks.insert(number, collect(&events).await);
-        }
-        assert!(tasks.values().all(|(_, _, end)| end.is_success()));
+        let turns = (0..10).map(|_| in_session(&sessions, &id, "m=$n; sleep 0.02; n=$((m+1))"));
+        // All of them wait at once.
+        let mut waiting: Vec<_> = turns.map(Box::pin).collect();
+        std::future::poll_fn(|context| {
+            waiting.retain_mut(|run| match run.as_mut().poll(context) {
+                Poll::Ready((_, end)) => {
+                    assert!(end.is_success());
+                    false
+                }
+                Poll::Pending => true,
+            });
+            if waiting.is_empty() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         assert_eq!(in_session(&sessions, &id, "echo $n").await.0, "10\n");
     });
 }
@@ -1026,7 +1131,10 @@ fn a_terminal_is_an_interactive_shell() {
         let term = std::env::var("TERM").unwrap_or("xterm-256color".to_owned());
         shown(&viewer, &format!("sum=42 {term}")).await;
         viewer.resize(120, 40).unwrap();
-        viewer.write(b"stty size; printf '\\033[1mX\\n'\n").await.unwrap();
+        viewer
+            .write(b"stty size; printf '\\033[1mX\\n'\n")
+            .await
+            .unwrap();
         shown(&viewer, "40 120").await;
         shown(&viewer, "\x1b[1mX").await;
         assert_eq!(terminals.status(&id).unwrap().running, Some(Mode::Pty));
@@ -1225,7 +1333,10 @@ fn a_slow_writer_paces_the_shell_and_a_dead_one_does_not() {
     });
     with_terminal(Some(&command), |terminals, id| async move {
         let viewer = attach(&terminals, &id, Mode::Pipe).await;
-        until("the end", || terminals.status(&id).unwrap().exit_code == Some(0)).await;
+        until("the end", || {
+            terminals.status(&id).unwrap().exit_code == Some(0)
+        })
+        .await;
         assert!(matches!(viewer.next().await, Update::CaughtUp { .. }));
         assert_eq!(viewer.next().await, Update::Exit(0));
     });

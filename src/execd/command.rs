@@ -20,14 +20,14 @@ use smol::channel::{Receiver, Sender};
 use smol::future::{self, FutureExt};
 use smol::lock::Semaphore;
 
+use super::Engine;
 use super::environment::Environment;
 use super::events::{CommandEnded, CommandStarted, Execution, Reason};
 use super::metrics::Operation;
+pub use super::pump::Stream;
 use super::pump::{Discard, Pipes, Sink, pipe};
 use super::spawn::{Child, Credentials, Ended, Exit, SpawnError, Spec, find_shell};
 use super::terminate::{self, Manner};
-use super::Engine;
-pub use super::pump::Stream;
 use log::Log;
 
 /// The most pieces of output, of at most 64 KiB each, that wait for a foreground client.

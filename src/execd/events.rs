@@ -28,7 +28,6 @@ impl Observer {
     }
 
     /// The logger, for plain operational lines.
-    #[must_use]
     pub fn logger(&self) -> &slog::Logger {
         &self.logger
     }

@@ -203,10 +203,18 @@ mod tests {
     fn the_table_of_the_contract() {
         for (input, expected) in [
             (
-                &["line1\nprog 10%\rprog 20%\rprog 30%\nlast\n", "tail1\r\ntail2\n"][..],
-                &["line1", "prog 10%", "prog 20%", "prog 30%", "last", "tail1", "tail2"][..],
+                &[
+                    "line1\nprog 10%\rprog 20%\rprog 30%\nlast\n",
+                    "tail1\r\ntail2\n",
+                ][..],
+                &[
+                    "line1", "prog 10%", "prog 20%", "prog 30%", "last", "tail1", "tail2",
+                ][..],
             ),
-            (&["line1\nlastline-without-newline"], &["line1", "lastline-without-newline"]),
+            (
+                &["line1\nlastline-without-newline"],
+                &["line1", "lastline-without-newline"],
+            ),
             (
                 &["a\n\nb\n\n\nc\n\r\nd\n"],
                 &["a", "\n", "b", "\n", "\n", "c", "\n", "d"],

@@ -98,9 +98,9 @@ pub fn expand(
     };
     match rest {
         [] => home(),
-        [b'/' | b'\\', rest @ ..] => Ok(clean(&home()?.join(OsStr::from_bytes(
-            rest.strip_prefix(b"/").unwrap_or(rest),
-        )))),
+        [b'/' | b'\\', rest @ ..] => Ok(clean(
+            &home()?.join(OsStr::from_bytes(rest.strip_prefix(b"/").unwrap_or(rest))),
+        )),
         _ => Ok(path.into()),
     }
 }
@@ -182,10 +182,11 @@ impl Directory {
         environment: &Environment,
         home: Option<&OsStr>,
     ) -> Result<Option<Self>, DirectoryError> {
-        let resolved = expand(given, environment, home).map_err(|cause| DirectoryError::Expand {
-            given: given.to_owned(),
-            cause,
-        })?;
+        let resolved =
+            expand(given, environment, home).map_err(|cause| DirectoryError::Expand {
+                given: given.to_owned(),
+                cause,
+            })?;
         Ok((!resolved.as_os_str().is_empty()).then(|| Self {
             given: given.to_owned(),
             resolved,
@@ -293,7 +294,10 @@ mod tests {
     #[test]
     fn a_home_directory_is_needed_only_for_a_tilde() {
         for home in [None, Some(OsStr::new(""))] {
-            assert_eq!(expand("~/x", &environment(), home), Err(ExpandError::NoHome));
+            assert_eq!(
+                expand("~/x", &environment(), home),
+                Err(ExpandError::NoHome)
+            );
             assert_eq!(expand("/x", &environment(), home), Ok("/x".into()));
         }
     }

@@ -373,7 +373,12 @@ impl Terminal {
     }
 
     /// Sees a shell through to its end.
-    async fn run(self: Arc<Self>, engine: Engine, child: Arc<Child>, mut output: super::pump::Pipes) {
+    async fn run(
+        self: Arc<Self>,
+        engine: Engine,
+        child: Arc<Child>,
+        mut output: super::pump::Pipes,
+    ) {
         let begun = Instant::now();
         PtyStarted.emit(&engine.observer);
         let (ending, end) = smol::channel::bounded(1);
@@ -428,7 +433,11 @@ impl Sink for Window {
             state.output.write(&bytes);
             // The first mark tells the stream of the oldest byte.
             let oldest = state.output.oldest();
-            while state.streams.get(1).is_some_and(|(from, _)| *from <= oldest) {
+            while state
+                .streams
+                .get(1)
+                .is_some_and(|(from, _)| *from <= oldest)
+            {
                 state.streams.pop_front();
             }
         }
@@ -468,7 +477,9 @@ impl State {
     /// The stream of the byte at `offset`, and where another one begins.
     fn stream(&self, offset: u64) -> (Stream, u64) {
         let after = self.streams.partition_point(|(from, _)| *from <= offset);
-        let stream = after.checked_sub(1).and_then(|index| self.streams.get(index));
+        let stream = after
+            .checked_sub(1)
+            .and_then(|index| self.streams.get(index));
         (
             stream.map_or(Stream::Stdout, |(_, stream)| *stream),
             self.streams.get(after).map_or(u64::MAX, |(from, _)| *from),
@@ -524,7 +535,10 @@ impl Viewer {
                 mode,
             });
         }
-        let run = self.terminal.clone().run(self.engine.clone(), child, started.output);
+        let run = self
+            .terminal
+            .clone()
+            .run(self.engine.clone(), child, started.output);
         self.engine.spawner.spawn(run).detach();
         Ok(mode)
     }

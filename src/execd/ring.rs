@@ -94,7 +94,10 @@ mod tests {
         ] {
             let ring = ring(capacity, writes);
             let (start, bytes) = ring.read(offset, usize::MAX);
-            assert_eq!((start, String::from_utf8(bytes).unwrap().as_str()), expected);
+            assert_eq!(
+                (start, String::from_utf8(bytes).unwrap().as_str()),
+                expected
+            );
             assert_eq!(ring.total(), total);
         }
     }

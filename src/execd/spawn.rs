@@ -249,7 +249,11 @@ impl Children {
                 .map(|who| (who.uid, who.gid, who.groups.as_slice())),
         };
         let started = {
-            let _gate = self.inner.gate.read().unwrap_or_else(PoisonError::into_inner);
+            let _gate = self
+                .inner
+                .gate
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             let want_pidfd = !self.inner.without_pidfd;
             let started = vfork::start(&plan, want_pidfd)
                 .or_else(|failure| match failure.step {
@@ -273,7 +277,11 @@ impl Children {
     /// [`collected`](Self::collected).
     pub(super) fn reap_orphans(&self) -> bool {
         loop {
-            let _gate = self.inner.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _gate = self
+                .inner
+                .gate
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             let Ok(Some(pid)) = wait::peek() else {
                 return false;
             };
@@ -605,4 +613,3 @@ pub(super) fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
         .read_to_end(&mut content)?;
     Ok(content)
 }
-

@@ -70,7 +70,10 @@ mod tests {
             (b"\xff\xe2\x82", "\u{fffd}\u{fffd}\u{fffd}"),
             (b"a\0b\x1b[0m", "a\\u0000b\\u001b[0m"),
             (b"<&>\"\\", "\\u003c\\u0026\\u003e\\\"\\\\"),
-            ("\u{85}\u{2028}\u{2029}é\u{7f}".as_bytes(), "\\u0085\\u2028\\u2029é\u{7f}"),
+            (
+                "\u{85}\u{2028}\u{2029}é\u{7f}".as_bytes(),
+                "\\u0085\\u2028\\u2029é\u{7f}",
+            ),
             (b"\n\r\t", "\\n\\r\\t"),
         ] {
             assert_eq!(escaped(bytes), json);

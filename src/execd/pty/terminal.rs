@@ -83,7 +83,11 @@ pub(super) fn start(
             let (child_input, input) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
                 .map_err(SpawnError::descriptors("pipe"))?;
             let input = Async::new(input).map_err(SpawnError::descriptors("pipe"))?;
-            let descriptors = [child_input.as_fd(), child_output.as_fd(), child_error.as_fd()];
+            let descriptors = [
+                child_input.as_fd(),
+                child_output.as_fd(),
+                child_error.as_fd(),
+            ];
             spec.descriptors = &descriptors;
             Ok(Terminal {
                 child: engine.children.spawn(&spec)?,

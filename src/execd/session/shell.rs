@@ -147,7 +147,8 @@ impl Control {
                     let mut chunk = [0; 4096];
                     match rustix::io::read(self.answers.get_ref(), &mut chunk) {
                         Ok(read) => {
-                            self.read.extend_from_slice(chunk.get(..read).unwrap_or_default());
+                            self.read
+                                .extend_from_slice(chunk.get(..read).unwrap_or_default());
                             return Poll::Ready(read > 0);
                         }
                         Err(rustix::io::Errno::INTR) => {}

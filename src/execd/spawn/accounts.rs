@@ -94,8 +94,13 @@ impl Accounts {
         let user = self.by_uid(uid);
         let gid = gid.unwrap_or_else(|| user.map_or(uid, |user| user.gid));
         let mut groups: Vec<u32> = user.map_or_else(Vec::new, |user| {
-            let listed = self.groups.iter().filter(|(_, members)| members.contains(&user.name));
-            std::iter::once(gid).chain(listed.map(|(gid, _)| *gid)).collect()
+            let listed = self
+                .groups
+                .iter()
+                .filter(|(_, members)| members.contains(&user.name));
+            std::iter::once(gid)
+                .chain(listed.map(|(gid, _)| *gid))
+                .collect()
         });
         groups.sort_unstable();
         groups.dedup();
@@ -129,7 +134,8 @@ mod tests {
     const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/bash\n\
         # a comment\nbroken:x:notanumber:1:::\nshort:x:5\n\
         ada:x:1000:1001:Ada,,,:/home/ada:/bin/sh\n";
-    const GROUP: &[u8] = b"root:x:0:\nada:x:1001:\ndocker:x:998:bob, ada\nbroken:x\naudio:x:29:ada,\n";
+    const GROUP: &[u8] =
+        b"root:x:0:\nada:x:1001:\ndocker:x:998:bob, ada\nbroken:x\naudio:x:29:ada,\n";
 
     #[test]
     fn a_known_user_brings_its_groups() {

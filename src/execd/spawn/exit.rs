@@ -113,7 +113,11 @@ mod tests {
             (Exit::Code(3), 3, "exit status 3"),
             (signal(9, false), -1, "signal: killed"),
             (signal(15, false), -1, "signal: terminated"),
-            (signal(11, true), -1, "signal: segmentation fault (core dumped)"),
+            (
+                signal(11, true),
+                -1,
+                "signal: segmentation fault (core dumped)",
+            ),
             (signal(34, false), -1, "signal: signal 34"),
         ] {
             assert_eq!((exit.code(), exit.to_string().as_str()), (code, text));

@@ -128,7 +128,8 @@ pub(super) fn start(plan: &Plan<'_>, want_pidfd: bool) -> Result<Started, Failur
         step: Step::Clone,
         errno,
     };
-    let stack = Stack::map().map_err(|error| failed(error.raw_os_error().unwrap_or(libc::ENOMEM)))?;
+    let stack =
+        Stack::map().map_err(|error| failed(error.raw_os_error().unwrap_or(libc::ENOMEM)))?;
     let mut pidfd: RawFd = -1;
     let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     if want_pidfd {
