@@ -16,6 +16,7 @@ use crate::http::router::{Miss, Router};
 use crate::http::server::Handler;
 use crate::http::{Request, Response, body, error};
 use crate::runtime::Spawner;
+use crate::telemetry::trace_context::TraceContext;
 
 mod answer;
 mod change;
@@ -127,11 +128,12 @@ impl Api {
     }
 
     async fn change(&self, operation: Operation, request: Request) -> Response {
+        let trace = TraceContext::from_headers(request.headers());
         // Read first, wait for other changes then: a slow client holds up nobody but itself.
         match request.into_body().collect(MAX_BODY).await {
             Ok(body) => {
                 let changes = Arc::clone(&self.changes);
-                let make = move || changes.make(operation, &body);
+                let make = move || changes.on_behalf_of(&trace).make(operation, &body);
                 self.spawner.unblock(make).await
             }
             Err(cause) => {
@@ -141,7 +143,8 @@ impl Api {
                     _ => format!("failed to read body: {cause}"),
                 };
                 let status = error::status_of(&cause);
-                self.changes.fail(&Failure::new(status, message))
+                let change = self.changes.on_behalf_of(&trace);
+                change.fail(&Failure::new(status, message))
             }
         }
     }

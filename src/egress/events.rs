@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use slog::{KV, Record, Serializer, error, info, o, warn};
+use slog::{KV, Record, Serializer, error, info, warn};
 
 use super::metrics::{Decision, DropReason, Metrics, Outcome, QueryLabels, Transport};
 use super::policy::{Action, DomainSet, Reason};
 use super::webhook::Publisher;
 use crate::telemetry::log::Nested;
 use crate::telemetry::semconv::HttpRequest;
+use crate::telemetry::trace_context::TraceContext;
 
-/// How many `egress.denied` records a second are written; the rest are only counted.
+/// How many `egress.denied` records a second are written; the rest are only counted, and the next
+/// record says how many they were.
 const DENIED_RECORDS_PER_SECOND: u64 = 100;
 
 /// How many rules a record lists unless told otherwise; a longer list is logged as its digest.
@@ -67,6 +69,36 @@ impl Observer {
         self
     }
 
+    /// The logger, for plain operational lines.
+    pub fn logger(&self) -> &slog::Logger {
+        &self.logger
+    }
+
+    /// What happens on behalf of a request that carried `trace`.
+    #[must_use]
+    pub fn within(&self, trace: &TraceContext) -> RequestObserver {
+        RequestObserver {
+            logger: trace.logger(&self.logger),
+            listed_rules: self.listed_rules,
+        }
+    }
+
+    /// Says at the end how many `egress.denied` records were left out that no record told of.
+    pub fn conclude(&self) {
+        let suppressed = self.denied.take_suppressed();
+        if suppressed > 0 {
+            info!(self.logger, "egress denied records suppressed"; "suppressed" => suppressed);
+        }
+    }
+}
+
+/// Where the events of one request go: its records name the caller's trace.
+pub struct RequestObserver {
+    logger: slog::Logger,
+    listed_rules: usize,
+}
+
+impl RequestObserver {
     /// The logger, for plain operational lines.
     pub fn logger(&self) -> &slog::Logger {
         &self.logger
@@ -150,14 +182,39 @@ impl Denied<'_> {
         if let Some(webhook) = &to.webhook {
             webhook.denied(self.host);
         }
-        if to.denied.admit(Instant::now()) {
-            info!(to.logger, "egress denied"; o!(
-                "opensandbox.event" => "egress.denied",
-                "target.host" => self.host.to_owned(),
-                "reason" => self.reason.as_str(),
-                "qtype" => self.query_type.to_owned(),
-            ));
+        if let Some(suppressed) = to.denied.admit(Instant::now()) {
+            info!(to.logger, "egress denied"; DeniedRecord {
+                query: Some((self.host, self.query_type)),
+                reason: self.reason.as_str(),
+                suppressed,
+            });
         }
+    }
+}
+
+/// The fields of an `egress.denied` record.
+struct DeniedRecord<'a> {
+    /// Name and type, where the message could be read.
+    query: Option<(&'a str, &'a str)>,
+    reason: &'static str,
+    /// Records left out since the one before.
+    suppressed: u64,
+}
+
+impl KV for DeniedRecord<'_> {
+    fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
+        serializer.emit_str("opensandbox.event".into(), "egress.denied")?;
+        if let Some((host, _)) = self.query {
+            serializer.emit_str("target.host".into(), host)?;
+        }
+        serializer.emit_str("reason".into(), self.reason)?;
+        if let Some((_, query_type)) = self.query {
+            serializer.emit_str("qtype".into(), query_type)?;
+        }
+        if self.suppressed > 0 {
+            serializer.emit_u64("suppressed".into(), self.suppressed)?;
+        }
+        Ok(())
     }
 }
 
@@ -180,11 +237,12 @@ impl Refused {
                 outcome: Outcome::Other,
             },
         );
-        if to.denied.admit(Instant::now()) {
-            info!(to.logger, "egress denied"; o!(
-                "opensandbox.event" => "egress.denied",
-                "reason" => "malformed",
-            ));
+        if let Some(suppressed) = to.denied.admit(Instant::now()) {
+            info!(to.logger, "egress denied"; DeniedRecord {
+                query: None,
+                reason: "malformed",
+                suppressed,
+            });
         }
     }
 }
@@ -263,7 +321,7 @@ pub struct Updated<'a, R> {
 
 impl<R: Serialize + Clone + Send + 'static> Updated<'_, R> {
     /// Writes the record.
-    pub fn emit(&self, to: &Observer) {
+    pub fn emit(&self, to: &RequestObserver) {
         info!(to.logger, "egress policy updated"; PolicyRecord {
             event: "egress.updated",
             default_action: self.default_action,
@@ -291,7 +349,7 @@ pub struct UpdateFailed<'a> {
 
 impl UpdateFailed<'_> {
     /// Writes the record.
-    pub fn emit(&self, to: &Observer) {
+    pub fn emit(&self, to: &RequestObserver) {
         const MESSAGE: &str = "egress policy update failed";
         match self.fault {
             Fault::Client => warn!(to.logger, "{}", MESSAGE; self),
@@ -352,12 +410,14 @@ impl<R: Serialize + Clone + Send + 'static> KV for PolicyRecord<R> {
     }
 }
 
-/// Admits a fixed number of events in each second.
+/// Admits a fixed number of events in each second, and counts the others.
 struct RateLimit {
     per_second: u64,
     start: Instant,
     /// The current second in the upper 32 bits, the events admitted in it in the lower ones.
     state: AtomicU64,
+    /// Events not admitted that nobody was told of yet.
+    suppressed: AtomicU64,
 }
 
 impl RateLimit {
@@ -366,10 +426,12 @@ impl RateLimit {
             per_second,
             start: Instant::now(),
             state: AtomicU64::new(0),
+            suppressed: AtomicU64::new(0),
         }
     }
 
-    fn admit(&self, now: Instant) -> bool {
+    /// Whether an event is admitted, and then how many were not since the last that was.
+    fn admit(&self, now: Instant) -> Option<u64> {
         let second = now.saturating_duration_since(self.start).as_secs() << 32;
         let admitted = self
             .state
@@ -381,7 +443,21 @@ impl RateLimit {
                 };
                 (state & 0xffff_ffff < self.per_second).then_some(state + 1)
             });
-        admitted.is_ok()
+        match admitted {
+            Ok(_) => Some(self.take_suppressed()),
+            Err(_) => {
+                self.suppressed.fetch_add(1, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
+    fn take_suppressed(&self) -> u64 {
+        // Looking is cheaper than exchanging, and there is nearly always nothing to take.
+        if self.suppressed.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.suppressed.swap(0, Ordering::Relaxed)
     }
 }
 
@@ -398,6 +474,10 @@ mod tests {
         let mut records = recorder.take();
         assert_eq!(records.len(), 1, "{records:?}");
         records.remove(0)
+    }
+
+    fn untraced(observer: &Observer) -> RequestObserver {
+        observer.within(&TraceContext::default())
     }
 
     fn rules(count: usize) -> Vec<Rule> {
@@ -431,7 +511,7 @@ mod tests {
                 default_action: Action::Allow,
                 rules: nothing,
             }
-            .emit(observer);
+            .emit(&untraced(observer));
         });
         assert!(
             line.ends_with(
@@ -449,7 +529,7 @@ mod tests {
                     default_action: Action::Deny,
                     rules: &rules(count),
                 }
-                .emit(observer);
+                .emit(&untraced(observer));
             })
         };
         assert!(update(256).contains(r#""rules":["#));
@@ -472,7 +552,7 @@ mod tests {
                 default_action: Action::Deny,
                 rules: &[huge],
             }
-            .emit(observer);
+            .emit(&untraced(observer));
         });
         assert!(line.contains(r#""rules_count":1"#));
         assert!(line.len() < 1024);
@@ -486,7 +566,7 @@ mod tests {
                     error: "empty patch body",
                     fault,
                 }
-                .emit(observer);
+                .emit(&untraced(observer));
             })
         };
         let refused = fail(Fault::Client);
@@ -498,5 +578,70 @@ mod tests {
         );
         assert!(refused.contains(r#""level":"WARN""#));
         assert!(fail(Fault::Server).contains(r#""level":"ERRO""#));
+    }
+    #[test]
+    fn the_records_of_a_request_name_its_trace() {
+        let mut headers = http::HeaderMap::new();
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        headers.insert("traceparent", parent.parse().unwrap());
+        let line = written(|observer| {
+            UpdateFailed {
+                error: "empty patch body",
+                fault: Fault::Client,
+            }
+            .emit(&observer.within(&TraceContext::from_headers(&headers)));
+        });
+        assert!(line.contains(r#""trace_id":"0af7651916cd43dd8448eb211c80319c""#));
+        assert!(line.contains(r#""span_id":"b7ad6b7169203331""#));
+    }
+
+    #[test]
+    fn what_the_rate_limit_suppresses_is_told() {
+        let limit = RateLimit::new(2);
+        let within = |seconds| limit.start + Duration::from_secs(seconds);
+        let first: Vec<_> = (0..5).map(|_| limit.admit(within(0))).collect();
+        assert_eq!(first, [Some(0), Some(0), None, None, None]);
+        let second: Vec<_> = (0..3).map(|_| limit.admit(within(1))).collect();
+        assert_eq!(second, [Some(3), Some(0), None]);
+        assert_eq!(limit.take_suppressed(), 1);
+        assert_eq!(limit.take_suppressed(), 0);
+    }
+
+    #[test]
+    fn a_denial_says_what_was_asked_and_how_many_went_unsaid() {
+        let deny = |observer: &Observer| {
+            Denied {
+                host: "evil.test",
+                query_type: "AAAA",
+                reason: Reason::Default,
+                transport: Transport::Udp,
+                outcome: Outcome::NxDomain,
+            }
+            .emit(observer);
+        };
+        let line = written(deny);
+        assert!(
+            line.ends_with(
+                r#""opensandbox.event":"egress.denied","target.host":"evil.test","reason":"default","qtype":"AAAA"}"#
+            ),
+            "{line}"
+        );
+        let recorder = Recorder::default();
+        let observer = recorder.observer();
+        observer.denied.suppressed.store(7, Ordering::Relaxed);
+        deny(&observer);
+        observer.denied.suppressed.store(8, Ordering::Relaxed);
+        Refused {
+            transport: Transport::Tcp,
+        }
+        .emit(&observer);
+        observer.conclude();
+        observer.denied.suppressed.store(9, Ordering::Relaxed);
+        observer.conclude();
+        let records = recorder.take();
+        assert!(records[0].ends_with(r#""qtype":"AAAA","suppressed":7}"#));
+        assert!(records[1].ends_with(r#""reason":"malformed","suppressed":8}"#));
+        assert!(records[2].contains(r#""suppressed":9"#));
+        assert_eq!(records.len(), 3);
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use slog::{error, warn};
+use slog::{Logger, error, warn};
 
 use super::events::{Loaded, Observer};
 use super::policy::{AlwaysRules, Effective, Live, Policy, Rule, Target};
@@ -138,7 +138,7 @@ impl Writer {
             rules: user.rules(),
         }
         .emit(&writer.observer);
-        writer.warn_about(user.rules());
+        writer.warn_about(user.rules(), writer.observer.logger());
         Ok(writer)
     }
 
@@ -160,12 +160,14 @@ impl Writer {
         &*self.enforcer
     }
 
-    /// Waits for changes under way, and keeps others out until the transaction is dropped.
+    /// Waits for changes under way, and keeps others out until the transaction is dropped. What
+    /// there is to say about it goes to `log`.
     #[must_use]
-    pub fn begin(&self) -> Transaction<'_> {
+    pub fn begin<'a>(&'a self, log: &'a Logger) -> Transaction<'a> {
         Transaction {
             writer: self,
             state: self.lock(),
+            log,
         }
     }
 
@@ -204,16 +206,17 @@ impl Writer {
     }
 
     fn warn_about_operator(&self, always: &AlwaysRules) {
-        self.warn_about(always.deny.iter().chain(&always.allow));
+        let rules = always.deny.iter().chain(&always.allow);
+        self.warn_about(rules, self.observer.logger());
     }
 
-    /// Says in the log which of `rules` have no effect. Returns the part of it that does not
-    /// depend on the mode.
+    /// Says in `log` which of `rules` have no effect. Returns the part of it that does not depend
+    /// on the mode.
     pub fn warn_about<'a>(
         &self,
         rules: impl IntoIterator<Item = &'a Rule> + Clone,
+        log: &Logger,
     ) -> Option<String> {
-        let log = self.observer.logger();
         let suspects = describe_suspects(rules.clone());
         if let Some(suspects) = &suspects {
             warn!(log, "policy: {suspects}");
@@ -244,6 +247,7 @@ impl State {
 pub struct Transaction<'a> {
     writer: &'a Writer,
     state: MutexGuard<'a, State>,
+    log: &'a Logger,
 }
 
 impl Transaction<'_> {
@@ -283,7 +287,7 @@ impl Transaction<'_> {
         if let Err(cause) = writer.enforcer.apply(&writer.live.snapshot()) {
             self.state.in_step = false;
             error!(
-                writer.observer.logger(),
+                self.log,
                 "policy: the previous policy could not be enforced again, trying until it can be: {cause}"
             );
         }

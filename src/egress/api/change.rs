@@ -9,10 +9,11 @@ use http::StatusCode;
 use slog::{error, info};
 
 use super::answer::Status;
-use crate::egress::events::{Fault, Observer, UpdateFailed, Updated};
+use crate::egress::events::{Fault, Observer, RequestObserver, UpdateFailed, Updated};
 use crate::egress::policy::{self, Policy, Rule, SentRule};
 use crate::egress::writer::{Refused, Writer};
 use crate::http::{Response, error as answer_error};
+use crate::telemetry::trace_context::TraceContext;
 
 /// A kind of change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,33 @@ impl Changes {
         }
     }
 
-    /// Answers a change once it is in force, on disk and in the kernel, or refused. Blocks.
+    /// A change that a request with this trace asks for.
+    pub(super) fn on_behalf_of(&self, trace: &TraceContext) -> Change<'_> {
+        Change {
+            writer: &self.writer,
+            observer: self.observer.within(trace),
+            max_rules: self.max_rules,
+        }
+    }
+
+    /// Answers with the user's policy.
+    pub(super) fn show(&self) -> Response {
+        let policy = self.writer.policy();
+        Status::of(&policy, self.writer.enforcer().mode())
+            .showing(&policy)
+            .response()
+    }
+}
+
+/// A change in the making, for one request.
+pub(super) struct Change<'a> {
+    writer: &'a Writer,
+    observer: RequestObserver,
+    max_rules: Option<usize>,
+}
+
+impl Change<'_> {
+    /// Answers the change once it is in force, on disk and in the kernel, or refused. Blocks.
     pub(super) fn make(&self, operation: Operation, body: &[u8]) -> Response {
         let body = body.trim_ascii();
         let outcome = match operation {
@@ -67,18 +94,10 @@ impl Changes {
         answer_error::text(failure.status, &failure.message)
     }
 
-    /// Answers with the user's policy.
-    pub(super) fn show(&self) -> Response {
-        let policy = self.writer.policy();
-        Status::of(&policy, self.writer.enforcer().mode())
-            .showing(&policy)
-            .response()
-    }
-
     fn reset(&self) -> Result<Response, Failure> {
         let log = self.observer.logger();
         info!(log, "policy API: reset to default deny-all");
-        let mut transaction = self.writer.begin();
+        let mut transaction = self.writer.begin(self.observer.logger());
         let next = Policy::default();
         transaction
             .commit(next.clone())
@@ -94,7 +113,7 @@ impl Changes {
         let next = Policy::parse(body)
             .map_err(|cause| Failure::client(format!("invalid policy: {cause}")))?;
         self.check_count(&next)?;
-        let mut transaction = self.writer.begin();
+        let mut transaction = self.writer.begin(self.observer.logger());
         let log = self.observer.logger();
         let (mode, enforcement) = (next.mode().as_str(), self.writer.enforcer().mode());
         info!(
@@ -124,7 +143,7 @@ impl Changes {
             .map(SentRule::check)
             .collect::<Result<_, _>>()
             .map_err(|cause| Failure::client(format!("invalid merged policy: {cause}")))?;
-        let mut transaction = self.writer.begin();
+        let mut transaction = self.writer.begin(self.observer.logger());
         let next = transaction.policy().merged(patch.clone());
         self.check_count(&next)?;
         let log = self.observer.logger();
@@ -152,7 +171,7 @@ impl Changes {
             return Err(Failure::client("invalid delete targets: empty array")
                 .recorded_as("empty delete targets array"));
         }
-        let mut transaction = self.writer.begin();
+        let mut transaction = self.writer.begin(self.observer.logger());
         let current = transaction.policy();
         let (next, removed) = current.without(&targets);
         let enforcement = self.writer.enforcer().mode();
@@ -180,7 +199,7 @@ impl Changes {
     /// The answer to a change that was made, `asked` being the rules that came with it.
     fn done(&self, next: &Policy, asked: &[Rule]) -> Response {
         let status = Status::of(next, self.writer.enforcer().mode());
-        match self.writer.warn_about(asked) {
+        match self.writer.warn_about(asked, self.observer.logger()) {
             Some(suspects) => status.because(&suspects).response(),
             None => status.response(),
         }
