@@ -33,6 +33,7 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l mode 
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules -d 'Initial policy as JSON; without one everything is denied' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l policy-file -d 'File the policy is loaded from, in preference to the rules, and saved to after each change over the API' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules-dir -d 'Directory of deny.always, allow.always and log_skip.always' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules-interval -d 'Seconds between looks at the files of the rules directory, 1 to 3600' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l max-rules -d 'Most rules a policy set over the API may have; 0 lifts the limit' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l http-addr -d 'Listen address of the policy API; an empty host means every interface, both families' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l token -d 'Token clients of the policy API must send as OPENSANDBOX-EGRESS-AUTH; empty leaves the API open' -r

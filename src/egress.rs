@@ -108,8 +108,13 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
 
     let policy = store::initial(config.policy_file.as_deref(), &config.rules, logger)
         .map_err(Fatal::failed("failed to load initial egress policy"))?;
-    let always = AlwaysFiles::open(&config.rules_dir, Instant::now(), logger)
-        .map_err(Fatal::failed("failed to read the rules of the operator"))?;
+    let always = AlwaysFiles::open(
+        &config.rules_dir,
+        config.rules_interval,
+        Instant::now(),
+        logger,
+    )
+    .map_err(Fatal::failed("failed to read the rules of the operator"))?;
     observer.log_skip.store(always.log_skip());
     let writer = Writer::start(
         policy,
@@ -168,7 +173,7 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     spawner.spawn(refresh).detach();
 
     let served = daemon.runtime.block_on(async {
-        let account = Account(observer);
+        let account = Account(Arc::clone(&observer));
         let served = server.serve(spawner.clone(), api, account, daemon.shutdown.clone());
         let served = served.await;
         let filter = daemon.shutdown.drain(DNS_DRAIN * 2, filter.stop(DNS_DRAIN));
@@ -183,6 +188,7 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     if let Err(cut) = served {
         warn!(logger, "policy server: {cut}");
     }
+    observer.conclude();
     end_redirect(lock(&redirect).take(), config.teardown_on_exit, logger);
     info!(logger, "egress shutdown complete");
     Ok(Exit::Success)

@@ -25,9 +25,6 @@ mod source;
 
 use source::Source;
 
-/// How often the files are looked at.
-pub const INTERVAL: Duration = Duration::from_secs(60);
-
 /// A file cannot be used at start.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -45,6 +42,7 @@ pub struct AlwaysFiles {
     deny: Source<Vec<Rule>>,
     allow: Source<Vec<Rule>>,
     log_skip: Source<Arc<DomainSet>>,
+    interval: Duration,
     looked: Instant,
     /// Rules were read that are not in force yet.
     pending: bool,
@@ -53,15 +51,22 @@ pub struct AlwaysFiles {
 }
 
 impl AlwaysFiles {
-    /// Reads the files in `directory`; those that are missing are empty.
+    /// Reads the files in `directory`; those that are missing are empty. They are looked at again
+    /// every `interval`.
     ///
     /// # Errors
     /// A file is there and cannot be used.
-    pub fn open(directory: &Path, now: Instant, log: &Logger) -> Result<Self, LoadError> {
+    pub fn open(
+        directory: &Path,
+        interval: Duration,
+        now: Instant,
+        log: &Logger,
+    ) -> Result<Self, LoadError> {
         let mut files = Self {
             deny: Source::new(directory.join("deny.always"), deny_rules),
             allow: Source::new(directory.join("allow.always"), allow_rules),
             log_skip: Source::new(directory.join("log_skip.always"), log_skip),
+            interval,
             looked: now,
             pending: false,
             fingerprint: 0,
@@ -97,10 +102,10 @@ impl AlwaysFiles {
         Arc::clone(&self.log_skip.content)
     }
 
-    /// Looks whether a file changed, unless it is less than [`INTERVAL`] since the last look, and
-    /// puts what is new in force.
+    /// Looks whether a file changed, unless the last look was less than an interval ago, and puts
+    /// what is new in force.
     pub fn refresh(&mut self, now: Instant, writer: &Writer, observer: &Observer) {
-        if now.saturating_duration_since(self.looked) < INTERVAL {
+        if now.saturating_duration_since(self.looked) < self.interval {
             return;
         }
         self.looked = now;
@@ -130,7 +135,7 @@ impl AlwaysFiles {
     ) {
         loop {
             let due = async {
-                Timer::after(INTERVAL).await;
+                Timer::after(self.interval).await;
                 true
             };
             let over = async {

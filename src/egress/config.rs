@@ -48,6 +48,13 @@ pub const SETTINGS: &[Setting] = &[
         help: "Directory of deny.always, allow.always and log_skip.always",
     },
     Setting {
+        flag: "rules-interval",
+        variable: "OPENSANDBOX_EGRESS_RULES_INTERVAL_SEC",
+        default: "60",
+        kind: Kind::Text,
+        help: "Seconds between looks at the files of the rules directory, 1 to 3600",
+    },
+    Setting {
         flag: "max-rules",
         variable: "OPENSANDBOX_EGRESS_MAX_RULES",
         default: "4096",
@@ -163,6 +170,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// Directory of the always files.
     pub rules_dir: PathBuf,
+    /// Time between looks at the always files.
+    pub rules_interval: Duration,
     /// Most rules of a policy set over the API; `None` is no limit.
     pub max_rules: Option<usize>,
     /// Listen address of the policy API.
@@ -197,8 +206,8 @@ pub struct Config {
 
 /// Longest time a query may wait for upstreams, seconds.
 const MAX_UPSTREAM_TIMEOUT: u64 = 120;
-/// Longest time between health probes, seconds.
-const MAX_PROBE_INTERVAL: u64 = 3600;
+/// Longest time between health probes, or between looks at the always files, seconds.
+const MAX_INTERVAL: u64 = 3600;
 
 impl Config {
     /// Reads the settings. `read_file` gives the content of the token file.
@@ -235,6 +244,12 @@ impl Config {
                 .to_owned(),
             policy_file: trimmed("OPENSANDBOX_EGRESS_POLICY_FILE").map(PathBuf::from),
             rules_dir: PathBuf::from(trimmed("OPENSANDBOX_EGRESS_RULES_DIR").unwrap_or_default()),
+            rules_interval: seconds(
+                values,
+                "OPENSANDBOX_EGRESS_RULES_INTERVAL_SEC",
+                MAX_INTERVAL,
+                warnings,
+            ),
             max_rules: values
                 .number("OPENSANDBOX_EGRESS_MAX_RULES", warnings)
                 .filter(|limit| *limit != 0),
@@ -255,7 +270,7 @@ impl Config {
             probe_interval: seconds(
                 values,
                 "OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE_INTERVAL_SEC",
-                MAX_PROBE_INTERVAL,
+                MAX_INTERVAL,
                 warnings,
             ),
             exempt: exempt(values, warnings),
@@ -417,6 +432,7 @@ mod tests {
         assert_eq!(config.upstream_timeout, Duration::from_secs(5));
         assert_eq!(config.probe_interval, Duration::from_secs(30));
         assert_eq!(config.rules_dir, Path::new("/var/egress/rules"));
+        assert_eq!(config.rules_interval, Duration::from_secs(60));
         assert_eq!(config.token, None);
         assert_eq!(config.dns_port, 15353);
         assert!(matches!(config.upstreams, Source::File(path) if path == Path::new(RESOLV_CONF)));

@@ -38,6 +38,8 @@ impl Enforcer for Kernel {
     }
 }
 
+const INTERVAL: Duration = Duration::from_secs(60);
+
 struct Fixture {
     files: AlwaysFiles,
     writer: Writer,
@@ -58,7 +60,7 @@ impl Fixture {
         let now = Instant::now();
         let recorder = Recorder::default();
         let observer = Arc::new(recorder.observer());
-        let files = AlwaysFiles::open(directory.path(), now, observer.logger()).unwrap();
+        let files = AlwaysFiles::open(directory.path(), INTERVAL, now, observer.logger()).unwrap();
         let tally = Arc::<Mutex<Tally>>::default();
         let writer = Writer::start(
             Policy::default(),
@@ -110,7 +112,8 @@ fn open(files: &[(&str, &str)]) -> Result<AlwaysFiles, String> {
         fs::write(directory.path().join(name), content).unwrap();
     }
     let log = Recorder::default().logger();
-    AlwaysFiles::open(directory.path(), Instant::now(), &log).map_err(|cause| cause.to_string())
+    AlwaysFiles::open(directory.path(), INTERVAL, Instant::now(), &log)
+        .map_err(|cause| cause.to_string())
 }
 
 #[test]
@@ -130,7 +133,13 @@ fn what_is_read_is_announced() {
     );
     write("log_skip.always", "a.test\n");
     let recorder = Recorder::default();
-    let files = AlwaysFiles::open(directory.path(), Instant::now(), &recorder.logger()).unwrap();
+    let files = AlwaysFiles::open(
+        directory.path(),
+        INTERVAL,
+        Instant::now(),
+        &recorder.logger(),
+    )
+    .unwrap();
     assert_eq!(files.rules().deny.len(), 3);
     let path = directory.path().display();
     assert_eq!(
@@ -150,7 +159,7 @@ fn a_file_that_cannot_be_used_stops_the_start() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("deny.always")).unwrap();
     let log = Recorder::default().logger();
-    let refused = AlwaysFiles::open(directory.path(), Instant::now(), &log).unwrap_err();
+    let refused = AlwaysFiles::open(directory.path(), INTERVAL, Instant::now(), &log).unwrap_err();
     assert!(matches!(refused, LoadError::Rules(_)), "{refused}");
     let refused = open(&[("log_skip.always", "a.test\n10.0.0.0/8\n")]).unwrap_err();
     assert!(refused.starts_with("failed to load outbound log skip file: "));
@@ -296,7 +305,11 @@ fn what_the_kernel_refused_is_tried_again() {
 fn a_reload_keeps_the_users_policy_and_a_change_keeps_the_operators() {
     let mut fixture = Fixture::new(&[("deny.always", "bad.test\n")]);
     let user = Policy::parse(br#"{"defaultAction":"allow"}"#).unwrap();
-    fixture.writer.begin().commit(user.clone()).unwrap();
+    fixture
+        .writer
+        .begin(fixture.observer.logger())
+        .commit(user.clone())
+        .unwrap();
     assert!(!fixture.allows("bad.test"));
     fixture.write("deny.always", "worse.test\n");
     fixture.after(60);
