@@ -13,6 +13,9 @@ use opensandbox::egress::metrics::Metrics;
 use opensandbox::egress::policy::{AlwaysRules, Effective, Live, Policy};
 use opensandbox::runtime::Runtime;
 use opensandbox::telemetry::instrument::Meter;
+use opensandbox::telemetry::prometheus::Reader;
+use opentelemetry::metrics::MeterProvider as _;
+use opentelemetry_sdk::metrics::SdkMeterProvider;
 use slog::Drain as _;
 use support::dns::{Reply, Upstream, ask, ask_tcp, query, response_code, rtype};
 
@@ -37,6 +40,8 @@ impl std::io::Write for Lines {
 
 /// A filter in front of `upstreams`.
 struct Filter {
+    _meters: SdkMeterProvider,
+    metrics: Reader,
     runtime: Runtime,
     running: Option<Running>,
     live: Arc<Live>,
@@ -57,7 +62,12 @@ impl Filter {
         let lines = Lines::default();
         let json = slog_json::Json::default(lines.clone());
         let logger = slog::Logger::root(Mutex::new(json).fuse(), slog::o!());
-        let observer = Arc::new(Observer::new(logger, Metrics::new(&Meter::noop())));
+        let metrics = Reader::default();
+        let meters = SdkMeterProvider::builder()
+            .with_reader(metrics.clone())
+            .build();
+        let meter = Meter::new(meters.meter(Metrics::SCOPE), Arc::from([]));
+        let observer = Arc::new(Observer::new(logger, Metrics::new(&meter)));
         let live = Arc::new(Live::new(effective(POLICY, 1)));
         let mut config = Config {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
@@ -77,6 +87,8 @@ impl Filter {
         let running = start(config, live.clone(), observer, hooks, &runtime.spawner()).unwrap();
         Self {
             address: running.addresses()[0],
+            _meters: meters,
+            metrics,
             running: Some(running),
             runtime,
             live,
@@ -94,6 +106,22 @@ impl Filter {
 
     fn ask_tcp(&self, name: &str, qtype: u16) -> Vec<u8> {
         ask_tcp(self.address, name, qtype, 3 * SECOND).expect("an answer")
+    }
+
+    /// The sum of the series of metric `name`, in its scraped form, that carry all `attributes`.
+    fn metric(&self, name: &str, attributes: &[(&str, &str)]) -> i64 {
+        let carries = |line: &&str| {
+            let attribute =
+                |(key, value): &(&str, &str)| line.contains(&format!("{key}=\"{value}\""));
+            attributes.iter().all(attribute)
+        };
+        self.metrics
+            .scrape()
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(carries)
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<i64>().ok())
+            .sum()
     }
 
     /// The log records that mention all of `parts`, waited for.
@@ -699,4 +727,126 @@ fn dig_understands_the_answers() {
     assert!(huge.contains("ANSWER: 29"), "{huge}");
     let tcp = dig(&filter, &["bad.test", "AAAA", "+tcp"]).unwrap();
     assert!(tcp.contains("status: NXDOMAIN"), "{tcp}");
+}
+
+#[test]
+fn every_message_is_counted_once() {
+    let upstream = Upstream::start();
+    upstream.answer("ok.test", Reply::addresses(60, &["192.0.2.1"]));
+    upstream.answer("fail.ok.test", Reply::servfail());
+    let filter = Filter::start(&[upstream.address()]);
+    for _ in 0..3 {
+        filter.ask("ok.test", rtype::A);
+    }
+    filter.ask_tcp("ok.test", rtype::A);
+    filter.ask("none.ok.test", rtype::A);
+    filter.ask("fail.ok.test", rtype::A);
+    filter.ask("bad.test", rtype::A);
+    filter.ask_tcp("bad.test", rtype::A);
+    let client = client();
+    client
+        .send_to(&query(1, "ok.test", 1)[..12], filter.address)
+        .unwrap();
+    receive(&client);
+    client.send_to(&[0; 11], filter.address).unwrap();
+    filter.ask("bad.test", rtype::A);
+    // A record is written after its answer is queued and before the thread takes the next query.
+    let count = |attributes: &[_]| filter.metric("egress_dns_queries_count_total", attributes);
+    let allow = ("decision", "allow");
+    assert_eq!(
+        count(&[allow, ("transport", "udp"), ("outcome", "noerror")]),
+        3
+    );
+    assert_eq!(
+        count(&[allow, ("transport", "tcp"), ("outcome", "noerror")]),
+        1
+    );
+    assert_eq!(count(&[allow, ("outcome", "nxdomain")]), 1);
+    assert_eq!(count(&[allow, ("outcome", "servfail")]), 1);
+    let deny = ("decision", "deny");
+    assert_eq!(
+        count(&[deny, ("transport", "udp"), ("outcome", "nxdomain")]),
+        2
+    );
+    assert_eq!(
+        count(&[deny, ("transport", "tcp"), ("outcome", "nxdomain")]),
+        1
+    );
+    assert_eq!(count(&[deny, ("outcome", "other")]), 1);
+    assert_eq!(filter.metric("egress_policy_denied_total", &[]), 3);
+    assert_eq!(
+        filter.metric("egress_dns_query_duration_seconds_count", &[]),
+        6
+    );
+    assert_eq!(filter.metric("egress_dns_inflight", &[]), 0);
+    let dropped = [("reason", "not_a_query")];
+    assert_eq!(filter.metric("egress_dns_dropped_count_total", &dropped), 1);
+    assert_eq!(filter.metric("egress_dns_upstream_healthy", &[]), 1);
+    assert_eq!(filter.records(&["egress.outbound"]).len(), 6);
+}
+
+#[test]
+fn both_families_are_served_and_asked() {
+    let Ok(probe) = UdpSocket::bind("[::1]:0") else {
+        eprintln!("SKIPPED: this machine has no ::1");
+        return;
+    };
+    drop(probe);
+    let upstream = Upstream::start_at("[::1]:0".parse().unwrap());
+    upstream.answer("ok.test", Reply::addresses(60, &["192.0.2.1"]));
+    let adjust = |config: &mut Config| config.listen.push("[::1]:0".parse().unwrap());
+    let filter = Filter::with(&[upstream.address()], adjust, Arc::new(|_| Ok(())));
+    for address in filter.running.as_ref().unwrap().addresses() {
+        for ask in [ask, ask_tcp] {
+            let answer = ask(*address, "ok.test", rtype::A, SECOND).unwrap();
+            assert!(answer.ends_with(&[192, 0, 2, 1]), "{address}");
+        }
+    }
+}
+
+#[test]
+fn connections_are_bounded() {
+    let upstream = Upstream::start();
+    let filter = Filter::start(&[upstream.address()]);
+    let connect = || TcpStream::connect(filter.address).unwrap();
+    let open: Vec<_> = (0..256).map(|_| connect()).collect();
+    let mut refused = connect();
+    refused.set_read_timeout(Some(SECOND)).unwrap();
+    assert_eq!(refused.read(&mut [0; 1]).unwrap(), 0);
+    drop(open);
+    let deadline = Instant::now() + 2 * SECOND;
+    while ask_tcp(filter.address, "bad.test", rtype::A, SECOND).is_none() {
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn a_connection_serves_a_bounded_number_of_queries() {
+    let upstream = Upstream::start();
+    let filter = Filter::start(&[upstream.address()]);
+    let mut stream = TcpStream::connect(filter.address).unwrap();
+    stream.set_read_timeout(Some(3 * SECOND)).unwrap();
+    let message = query(1, "bad.test", rtype::A);
+    let length = u16::try_from(message.len()).unwrap();
+    let framed = [&length.to_be_bytes()[..], &message].concat();
+    for _ in 0..128 {
+        stream.write_all(&framed).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).unwrap();
+    }
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+}
+
+#[test]
+fn a_silent_connection_is_closed() {
+    let upstream = Upstream::start();
+    let filter = Filter::start(&[upstream.address()]);
+    let mut stream = TcpStream::connect(filter.address).unwrap();
+    stream.set_read_timeout(Some(5 * SECOND)).unwrap();
+    stream.write_all(&[0]).unwrap();
+    let start = Instant::now();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    assert!(start.elapsed() >= Duration::from_millis(1900));
 }

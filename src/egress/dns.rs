@@ -198,7 +198,7 @@ pub fn start(
     }
     let background = [
         spawner.spawn(probe::watch_servers(Arc::clone(&shared), probe)),
-        spawner.spawn(probe::watch_file(Arc::clone(&shared))),
+        spawner.spawn(probe::watch_file(Arc::clone(&shared), probe::FILE_INTERVAL)),
     ];
     Ok(Running {
         addresses,

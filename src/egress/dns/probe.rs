@@ -21,7 +21,7 @@ use super::wire::{answer, rcode_text, reply, rtype};
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// How often the file the upstreams come from is looked at.
-const FILE_INTERVAL: Duration = Duration::from_secs(5);
+pub const FILE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a probe asks.
 #[derive(Clone, Debug)]
@@ -109,17 +109,86 @@ fn stamp(path: &Path) -> Option<(u64, u64, i64, i64)> {
 
 /// Follows the file the upstreams come from, if they come from one. Looking at it now and then
 /// works for every way it is replaced, in place or by a bind mount.
-pub async fn watch_file(shared: Arc<Shared>) {
+pub async fn watch_file(shared: Arc<Shared>, interval: Duration) {
     let Some(path) = shared.upstreams.file().cloned() else {
         return;
     };
-    let mut known = stamp(&path);
+    // The first look reads the file again: it may have changed since the start.
+    let mut known = None;
     loop {
-        Timer::after(FILE_INTERVAL).await;
+        Timer::after(interval).await;
         let current = stamp(&path);
         if current.is_some() && current != known {
             known = current;
             shared.upstreams.reload();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Hooks;
+    use super::super::upstream::{Source, Upstreams};
+    use super::*;
+    use crate::egress::events::Observer;
+    use crate::egress::metrics::Metrics;
+    use crate::egress::policy::{AlwaysRules, Effective, Live, Policy};
+    use crate::runtime::Runtime;
+    use crate::telemetry::instrument::Meter;
+    use std::num::NonZeroUsize;
+
+    #[test]
+    fn a_changed_file_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("resolv.conf");
+        fs::write(&path, "nameserver 192.0.2.1\n").unwrap();
+        let runtime = Runtime::new(NonZeroUsize::MIN).unwrap();
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let observer = Arc::new(Observer::new(logger, Metrics::new(&Meter::noop())));
+        let hooks = Hooks::none();
+        let (told, changes) = smol::channel::unbounded();
+        let tell =
+            Arc::new(move |list: &[std::net::SocketAddr]| told.try_send(list.to_vec()).unwrap());
+        let source = Source::File(path.clone());
+        let upstreams = Upstreams::new(source, vec![], vec![], tell, observer.clone());
+        let policy = Effective::compile(&AlwaysRules::default(), &Policy::default(), 1);
+        let shared = Arc::new(Shared {
+            live: Arc::new(Live::new(policy)),
+            observer,
+            upstreams,
+            hooks,
+            timeout: Duration::from_secs(1),
+            max_in_flight: 1,
+            spawner: runtime.spawner(),
+        });
+        let _watch = runtime.spawn(watch_file(shared, Duration::from_millis(1)));
+        runtime.block_on(async {
+            assert_eq!(changes.recv().await.unwrap().len(), 1);
+            // In place, as container runtimes do.
+            fs::write(&path, "nameserver 192.0.2.1\nnameserver 192.0.2.2\n").unwrap();
+            assert_eq!(changes.recv().await.unwrap().len(), 2);
+            // By another file in its place.
+            let next = directory.path().join("next");
+            fs::write(&next, "nameserver 192.0.2.3\n").unwrap();
+            fs::rename(&next, &path).unwrap();
+            let expected = "192.0.2.3:53".parse().unwrap();
+            assert_eq!(changes.recv().await.unwrap(), [expected]);
+        });
+    }
+
+    #[test]
+    fn a_probe_asks_for_the_root_or_a_name() {
+        let second = Duration::from_secs(1);
+        for name in ["", "."] {
+            let probe = Probe::new(name, second).unwrap();
+            assert_eq!(
+                (probe.name.to_ascii(), probe.kind),
+                (".".to_owned(), rtype::NS)
+            );
+        }
+        let probe = Probe::new("intranet.corp", second).unwrap();
+        assert_eq!(probe.name.to_ascii(), "intranet.corp.");
+        assert_eq!(probe.kind, rtype::A);
+        assert!(Probe::new("a..b", second).is_err());
     }
 }
