@@ -1056,6 +1056,25 @@ fn runs_of_a_session_take_turns() {
 }
 
 #[test]
+fn a_deletion_tells_those_who_wait_for_their_turn() {
+    with_session(|sessions, id| async move {
+        let first = sessions.run(&id, text(&nap(974))).await.unwrap();
+        let waiting = async {
+            assert!(matches!(
+                sessions.run(&id, text("true")).await,
+                Err(RunError::Unknown)
+            ));
+        };
+        let deletion = async {
+            until("the first run", || runs(&nap(974))).await;
+            sessions.delete(&id).await.unwrap();
+        };
+        smol::future::zip(waiting, deletion).await;
+        assert_eq!(collect(&first).await.2.reason, Reason::Interrupt);
+    });
+}
+
+#[test]
 fn variables_of_a_run_are_exported_before_it() {
     with_session(|sessions, id| async move {
         let mut asked = text("printenv TRACEPARENT");
@@ -1396,4 +1415,166 @@ fn programs_can_be_kept_from_clone3() {
         let (out, _, end) = run(&commands, request(&engine, script)).await;
         assert_eq!((out.as_str(), end.code()), ("Seccomp:\t2\nsub\n", 0));
     });
+}
+
+/// Keeps what is logged, one line a record: its level, then its fields in alphabetical order.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl slog::Drain for Lines {
+    type Ok = ();
+    type Err = slog::Never;
+
+    fn log(&self, record: &slog::Record<'_>, _: &slog::OwnedKVList) -> Result<(), slog::Never> {
+        struct Fields(Vec<String>);
+        impl slog::Serializer for Fields {
+            fn emit_arguments(
+                &mut self,
+                key: slog::Key,
+                value: &std::fmt::Arguments<'_>,
+            ) -> slog::Result {
+                self.0.push(format!("{key}={value}"));
+                Ok(())
+            }
+        }
+        let mut fields = Fields(Vec::new());
+        slog::KV::serialize(&record.kv(), record, &mut fields).unwrap();
+        fields.0.sort();
+        let line = format!("{} {}", record.level().as_str(), fields.0.join(" "));
+        self.0.lock().unwrap().push(line);
+        Ok(())
+    }
+}
+
+#[test]
+fn what_runs_is_counted_and_recorded_at_its_real_end() {
+    let reader = opensandbox::telemetry::prometheus::Reader::default();
+    let provider = opentelemetry_sdk::metrics::SdkMeterProvider::builder()
+        .with_reader(reader.clone())
+        .build();
+    let meter = opentelemetry::metrics::MeterProvider::meter(&provider, Metrics::SCOPE);
+    let meter = Meter::new(meter, Arc::from([]));
+    let lines = Lines::default();
+    let log = slog::Logger::root(lines.clone(), slog::o!());
+
+    let runtime = Runtime::new(NonZeroUsize::new(2).unwrap()).unwrap();
+    let mut engine = engine(&runtime);
+    engine.observer = Arc::new(Observer::new(log.clone(), Metrics::new(&meter)));
+    let value = |series: &str| {
+        let text = reader.scrape();
+        let line = text.lines().find(|line| line.starts_with(series));
+        line.map(|line| line.rsplit(' ').next().unwrap().to_owned())
+    };
+    let of = |operation: &str, result: &str| {
+        // The order of the labels is the exporter's.
+        let text = reader.scrape();
+        let line = text.lines().find(|line| {
+            line.starts_with("execd_execution_count")
+                && line.contains(&format!("operation=\"{operation}\""))
+                && line.contains(&format!("result=\"{result}\""))
+        });
+        line.map(|line| line.rsplit(' ').next().unwrap().to_owned())
+    };
+    runtime.block_on(patiently(async {
+        let commands = Commands::new(engine.clone());
+        let logged = |command: &str| Request {
+            logger: log.clone(),
+            ..request(&engine, command)
+        };
+        let running = commands.start(logged("export TOKEN=hunter2; cat /proc/self/fd/9"));
+        let (_, _, end) = collect(&running.await.unwrap().events).await;
+        assert_eq!(end.code(), 1);
+        run(&commands, logged("true")).await;
+        let mut late = logged("sleep 50");
+        late.timeout = Some(Duration::from_millis(50));
+        run(&commands, late).await;
+        let mut gone = logged("true");
+        gone.directory = Some("/no/such/place".into());
+        commands.start(gone).await.unwrap_err();
+        let background = commands
+            .start_background(logged("sleep 0.3"))
+            .await
+            .unwrap();
+        assert_eq!(value("execd_commands_active").as_deref(), Some("1"));
+        assert_eq!(
+            of("run_command", "success").as_deref(),
+            Some("1"),
+            "not before its end"
+        );
+        until("the end", || {
+            commands.status(&background).unwrap().finished.is_some()
+        })
+        .await;
+        assert_eq!(value("execd_commands_active").as_deref(), Some("0"));
+        assert_eq!(of("run_command", "success").as_deref(), Some("2"));
+        assert_eq!(of("run_command", "failure").as_deref(), Some("3"));
+
+        let sessions = Sessions::new(engine.clone());
+        let id = sessions
+            .create(None, (*engine.environment).clone())
+            .unwrap();
+        for command in ["true", "exit 3"] {
+            let run = Run {
+                logger: log.clone(),
+                ..text(command)
+            };
+            collect(&sessions.run(&id, run).await.unwrap()).await;
+        }
+        sessions.delete_all().await;
+        assert_eq!(of("run_in_session", "success").as_deref(), Some("1"));
+        assert_eq!(of("run_in_session", "failure").as_deref(), Some("1"));
+
+        let terminals = Terminals::new(engine.clone());
+        let id = terminals
+            .create(pty::Request {
+                directory: None,
+                command: Some("read".to_owned()),
+                environment: (*engine.environment).clone(),
+                logger: log.clone(),
+            })
+            .unwrap();
+        let viewer = attach(&terminals, &id, Mode::Pty).await;
+        until("its start", || {
+            value("execd_pty_sessions_active").as_deref() == Some("1")
+        })
+        .await;
+        viewer.write(b"\n").await.unwrap();
+        to_the_end(&viewer).await;
+        until("its end", || {
+            value("execd_pty_sessions_active").as_deref() == Some("0")
+        })
+        .await;
+        until("its record", || of("pty", "success").is_some()).await;
+    }));
+    let memory = reader.scrape();
+    let memory = memory
+        .lines()
+        .find(|line| line.starts_with("execd_execution_memory_bytes_sum"))
+        .unwrap();
+    assert!(memory.rsplit(' ').next().unwrap().parse::<f64>().unwrap() > 100_000.0);
+
+    let lines = lines.0.lock().unwrap();
+    let events: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("opensandbox.event=execd.execution"))
+        .collect();
+    assert_eq!(events.len(), 8, "{lines:#?}");
+    for part in [
+        "exit_code=1",
+        "result=failure",
+        "reason=exit",
+        "operation=run_command",
+    ] {
+        assert!(events[0].contains(part), "{part}: {}", events[0]);
+    }
+    assert!(events[2].contains("reason=timeout") && events[2].contains("exit_code=-1"));
+    assert!(events[3].contains("reason=spawn_failed") && !events[3].contains("exit_code"));
+    // The command line is there for those who ask for everything, without its secret.
+    assert!(lines.iter().all(|line| !line.contains("hunter2")));
+    for line in lines.iter().filter(|line| line.contains("cat /proc")) {
+        assert!(
+            line.starts_with("DEBUG") && line.contains("TOKEN=****"),
+            "{line}"
+        );
+    }
 }

@@ -355,14 +355,12 @@ impl Terminal {
     }
 
     async fn end(&self) {
-        // A shell that is being started is waited for.
-        let starting = self.starting.lock().await;
         let shell = {
             let mut state = self.state();
+            // A shell that is just being started sees it, and goes no further.
             state.deleted = true;
             state.shell.clone()
         };
-        drop(starting);
         self.changed.notify(usize::MAX);
         let Some(shell) = shell else { return };
         let ended = terminate::session(&shell.child, Manner::TERMINAL);
@@ -528,6 +526,10 @@ impl Viewer {
         let child = Arc::new(started.child);
         {
             let mut state = self.terminal.state();
+            if state.deleted {
+                child.signal(Scope::Group, Signal::KILL);
+                return Err(StartError::Closing);
+            }
             state.exit_code = None;
             state.shell = Some(Shell {
                 child: child.clone(),

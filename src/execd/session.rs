@@ -216,6 +216,8 @@ impl Sessions {
             smol::channel::TrySendError::Full(_) => RunError::Busy,
             smol::channel::TrySendError::Closed(_) => RunError::Unknown,
         })?;
+        // Else the text that waits would keep its own queue from ever being dropped.
+        drop(session);
         begin.recv().await.map_err(|_| RunError::Unknown)??;
         Ok(stream)
     }
@@ -248,7 +250,7 @@ impl Sessions {
     pub async fn delete_all(&self) {
         let sessions: Vec<_> = self.table().drain().map(|(_, session)| session).collect();
         for session in &sessions {
-            session.closing.close();
+            session.ask_to_end();
         }
         for session in &sessions {
             session.close().await;
@@ -272,9 +274,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Session {
-    async fn close(&self) {
-        self.closing.close();
+    /// Takes no more texts, and ends the one that runs.
+    fn ask_to_end(&self) {
         self.jobs.close();
+        self.closing.close();
+    }
+
+    async fn close(&self) {
+        self.ask_to_end();
         let closed = async {
             // Nothing is ever sent.
             let _ = self.closed.recv().await;
@@ -335,6 +342,8 @@ impl Actor {
         let closing = async {
             // Nothing is ever sent.
             let _ = self.closing.recv().await;
+            // Those who wait for their turn learn that it will not come.
+            while queue.try_recv().is_ok() {}
             None
         };
         let Some(shell) = &mut self.shell else {
