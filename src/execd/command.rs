@@ -273,6 +273,7 @@ impl Commands {
                 return Err(StartError { id, cause });
             }
         };
+        CommandStarted.emit(&self.shared.engine.observer);
         let (sender, events) = smol::channel::bounded(QUEUED_OUTPUT);
         let execution = self.enter(&id, request, begun, None);
         let commands = self.clone();
@@ -310,6 +311,7 @@ impl Commands {
                 return Err(StartError { id, cause });
             }
         };
+        CommandStarted.emit(&self.shared.engine.observer);
         let execution = self.enter(&id, request, begun, Some(log.clone()));
         let commands = self.clone();
         let task = async move {
@@ -489,7 +491,6 @@ impl Commands {
         sink: &mut impl Sink,
     ) -> (Outcome, Pipes) {
         let observer = self.shared.engine.observer.clone();
-        CommandStarted.emit(&observer);
         let (shell_ended, shell_end) = smol::channel::bounded(1);
         let watch = async {
             let (ended, reason) = watch(&started.shell, &execution).await;

@@ -36,6 +36,18 @@ pub(super) fn children(pid: u32) -> Vec<Member> {
         .collect()
 }
 
+/// Whether a process reads from a pipe.
+pub(super) fn reads_a_pipe(pid: u32) -> bool {
+    fs::read_link(format!("/proc/{pid}/fd/0"))
+        .is_ok_and(|input| input.as_os_str().as_encoded_bytes().starts_with(b"pipe:"))
+}
+
+/// Whether a process still runs the program it was forked from.
+pub(super) fn is_fork_of(pid: u32, parent: u32) -> bool {
+    let line = |pid| fs::read(format!("/proc/{pid}/cmdline")).ok();
+    line(pid).is_some_and(|line_of_fork| line(parent) == Some(line_of_fork))
+}
+
 /// The clock in which the kernel tells when a process started: ticks from boot.
 pub(super) fn ticks_now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -378,7 +378,6 @@ impl Terminal {
         mut output: super::pump::Pipes,
     ) {
         let begun = Instant::now();
-        PtyStarted.emit(&engine.observer);
         let (ending, end) = smol::channel::bounded(1);
         let watch = async {
             let ended = child.wait().await.ok();
@@ -537,6 +536,7 @@ impl Viewer {
                 mode,
             });
         }
+        PtyStarted.emit(&self.engine.observer);
         let run = self
             .terminal
             .clone()

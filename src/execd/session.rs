@@ -51,9 +51,12 @@ pub const FORMER_SHELLS: usize = 64;
 /// How long a run may take that sets no limit of its own (contract 8.2).
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How long processes that a run has just started, and that outlive it, are given for the last of
-/// their output: `> >(tee log)` writes after the text has ended.
-const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long a process that a run has just started, that outlives it and that reads from a pipe is
+/// given for the last of its output: that of `> >(tee log)` writes after the text has ended.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long it is waited for a fork of the shell to become such a process.
+const FIRST_STEPS: Duration = Duration::from_millis(50);
 
 /// How often it is looked whether they have ended.
 const LOOK: Duration = Duration::from_millis(2);
@@ -559,13 +562,18 @@ async fn within_bookkeeping<T>(
     work.or(late).or(read).await
 }
 
-/// Waits a little for processes that a run has just started and that outlive it.
+/// Waits a little for processes that take what a run has written and write it for it. Jobs in the
+/// background do not: their input is `/dev/null`.
 async fn last_words(shell: u32, since: u64) {
     let begin = Instant::now();
-    while begin.elapsed() < LAST_WORDS
-        && processes::children(shell)
-            .iter()
-            .any(|child| child.started >= since)
+    let is_awaited = |child: u32| match begin.elapsed() {
+        elapsed if elapsed >= LAST_WORDS => false,
+        elapsed if elapsed < FIRST_STEPS && processes::is_fork_of(child, shell) => true,
+        _ => processes::reads_a_pipe(child),
+    };
+    while processes::children(shell)
+        .iter()
+        .any(|child| child.started >= since && is_awaited(child.pid))
     {
         Timer::after(LOOK).await;
     }
