@@ -1,52 +1,53 @@
 //! How long the policy takes to judge a name, and to be replaced (`SPECIFICATION.md`, number 9).
-//!
-//! `cargo bench --bench policy` prints one line a case. Under `cargo test` each case runs once.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use opensandbox::egress::policy::{AlwaysRules, Effective, Live, Policy};
+use support::bench::{Spread, Table, interleave, measured};
 
-/// How long a case is measured for; the best of several rounds counts.
-const ROUND: Duration = Duration::from_millis(200);
-const ROUNDS: usize = 5;
+/// How long a round of one case takes, and how many there are.
+const ROUND: Duration = Duration::from_millis(100);
+const ROUNDS: usize = 9;
+
+/// How many rules the policies have.
+const RULES: [usize; 3] = [1, 100, 4096];
 
 fn main() {
-    let measured = std::env::args().any(|argument| argument == "--bench");
-    let mut one_rule = [0.0; 4];
-    for rules in [1, 100, 4096] {
+    let rounds = if measured() { ROUNDS } else { 1 };
+    let policies = RULES.map(|rules| {
         let policy = Policy::parse(document(rules).as_bytes()).expect("a valid policy");
-        let effective = Effective::compile(&AlwaysRules::default(), &policy, 1);
-        let live = Live::new(effective);
-        for (case, (what, names)) in names(rules).into_iter().enumerate() {
-            let mut next = names.iter().cycle();
-            let best = best_of(measured, || {
-                let name = next.next().expect("there are names");
-                black_box(live.snapshot().evaluate(black_box(name)));
-            });
-            if rules == 1 {
-                one_rule[case] = best;
-            }
-            println!(
-                "verdict   {rules:>5} rules  {what:<20} {best:>9.1} ns  x{:.2} of 1 rule",
-                best / one_rule[case]
-            );
+        Live::new(Effective::compile(&AlwaysRules::default(), &policy, 1))
+    });
+    let mut described = Vec::new();
+    let mut cases: Vec<Box<dyn FnMut() -> f64>> = Vec::new();
+    for (rules, live) in RULES.iter().zip(&policies) {
+        for (what, names) in names(*rules) {
+            described.push((format!("verdict, {what}"), *rules));
+            let mut next = 0;
+            cases.push(timed(move || {
+                next = (next + 1) % names.len();
+                black_box(live.snapshot().evaluate(black_box(&names[next])));
+            }));
         }
     }
-    for rules in [1, 100, 4096] {
+    for rules in RULES {
         let body = document(rules);
-        let live = Live::new(Effective::compile(
-            &AlwaysRules::default(),
-            &Policy::default(),
-            1,
-        ));
-        let best = best_of(measured, || {
+        let nothing = Policy::default();
+        let live = Live::new(Effective::compile(&AlwaysRules::default(), &nothing, 1));
+        described.push(("parse, compile and replace".to_owned(), rules));
+        cases.push(timed(move || {
             let policy = Policy::parse(black_box(body.as_bytes())).expect("a valid policy");
             let next = Effective::compile(&AlwaysRules::default(), &policy, 2);
             live.replace(next.into());
-        });
-        println!("replace   {rules:>5} rules  parse and compile    {best:>9.0} ns");
+        }));
     }
+    let results = interleave(rounds, &mut cases);
+    let mut table = Table::new(&["policy", "rules", "ns each"]);
+    for ((what, rules), rounds) in described.iter().zip(results) {
+        table.row(&[what, rules, &Spread::of(rounds)]);
+    }
+    print!("{table}");
 }
 
 /// A policy of names, wildcards and addresses in turn.
@@ -94,24 +95,18 @@ fn names(rules: usize) -> [(&'static str, Vec<String>); 4] {
     ]
 }
 
-/// The best mean over all rounds, in nanoseconds; one call, unmeasured, in a test.
-fn best_of(measured: bool, mut act: impl FnMut()) -> f64 {
-    act();
-    if !measured {
-        return f64::NAN;
-    }
-    let round = || {
+/// A case: nanoseconds of each call in a round.
+fn timed<'a>(mut act: impl FnMut() + 'a) -> Box<dyn FnMut() -> f64 + 'a> {
+    let round = if measured() { ROUND } else { Duration::ZERO };
+    Box::new(move || {
         let start = Instant::now();
         let mut calls = 0_u32;
-        while start.elapsed() < ROUND {
+        while calls == 0 || start.elapsed() < round {
             for _ in 0..16 {
                 act();
             }
             calls += 16;
         }
         start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
-    };
-    std::iter::repeat_with(round)
-        .take(ROUNDS)
-        .fold(f64::INFINITY, f64::min)
+    })
 }

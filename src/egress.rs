@@ -54,14 +54,11 @@ const DNS_DRAIN: Duration = Duration::from_secs(2);
 const WEBHOOK_DRAIN: Duration = Duration::from_secs(2);
 
 /// How connections of our own are made: names are asked of the upstreams directly, so that neither
-/// the policy nor the redirect applies to them.
-///
-/// # Errors
-///
-/// TLS cannot be set up.
-pub fn connector(resolver: &UpstreamResolver) -> Result<Connector, Fatal> {
-    let tls = Tls::new(Verify::Public, None, &[]).map_err(Fatal::failed("cannot set up TLS"))?;
-    Ok(Connector::new(resolver.clone()).tls(tls))
+/// the policy nor the redirect applies to them. Without TLS, whose trust store takes a tenth of
+/// the memory of an idle process: who connects to an `https` target adds it.
+#[must_use]
+pub fn connector(resolver: &UpstreamResolver) -> Connector {
+    Connector::new(resolver.clone())
 }
 
 /// The redirect, which the DNS filter tells of its upstreams; none where it is not enforced.
@@ -91,7 +88,7 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
             sandbox: config.webhook_sandbox_id.clone(),
             schedule: webhook::Schedule::default(),
         };
-        connector(resolver)
+        webhook_connector(&settings.target, resolver)
             .map(|connector| Webhook::start(settings, connector, &spawner, logger.clone()))
     });
     let webhook = webhook.transpose()?;
@@ -192,6 +189,18 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     end_redirect(lock(&redirect).take(), config.teardown_on_exit, logger);
     info!(logger, "egress shutdown complete");
     Ok(Exit::Success)
+}
+
+fn webhook_connector(
+    target: &webhook::Target,
+    resolver: &UpstreamResolver,
+) -> Result<Connector, Fatal> {
+    let connector = connector(resolver);
+    if !target.is_https() {
+        return Ok(connector);
+    }
+    let tls = Tls::new(Verify::Public, None, &[]).map_err(Fatal::failed("cannot set up TLS"))?;
+    Ok(connector.tls(tls))
 }
 
 /// Puts the redirect in, or says what the health is without it.

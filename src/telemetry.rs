@@ -5,7 +5,7 @@
 //! provider, no thread, no socket, no look-up. Never blocks what it observes, and never grows
 //! without a bound: what cannot be delivered is dropped and counted.
 
-mod bridge;
+pub mod bridge;
 mod diagnostics;
 pub mod env;
 pub mod export;
@@ -107,8 +107,8 @@ impl Telemetry {
     #[must_use]
     pub fn init(config: &Config, (logger, log): (Logger, LogGuard), connector: &Connector) -> Self {
         let exporters = Exporters::start(config, &log.local(), connector);
-        if let Some(loggers) = &exporters.loggers {
-            log.export_to(loggers);
+        if !exporters.queues.is_empty() {
+            log.export_to(exporters.queues.clone());
         }
         Self {
             logger,

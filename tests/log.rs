@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use opensandbox::telemetry::bridge::Unpacker;
+use opensandbox::telemetry::export::account::Account;
+use opensandbox::telemetry::export::queue::{Limits, Queue};
 use opensandbox::telemetry::log::{
     self, Destination, EVENT_KEY, LogConfig, LogGuard, QUEUE_RECORDS, Reason, Threshold,
 };
@@ -16,7 +19,7 @@ use opensandbox::telemetry::trace_context::TraceContext;
 use opentelemetry::InstrumentationScope;
 use opentelemetry::logs::{AnyValue, Severity};
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord, SdkLoggerProvider};
+use opentelemetry_sdk::logs::{LogBatch, LogExporter, SdkLogRecord};
 use serde_json::Value;
 use slog::{Drain, KV, Logger, Record, Serializer, debug, error, info, o, warn};
 
@@ -371,17 +374,12 @@ fn a_value_may_log_and_a_panic_in_one_breaks_nothing() {
 #[derive(Clone, Debug, Default)]
 struct Captured(Arc<Mutex<Vec<(SdkLogRecord, String)>>>);
 
-impl LogProcessor for Captured {
-    fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        let entry = (record.clone(), scope.name().to_owned());
-        self.0.lock().unwrap().push(entry);
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        Ok(())
-    }
-
-    fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+impl LogExporter for Captured {
+    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
+        let entry = |(record, scope): (&SdkLogRecord, &InstrumentationScope)| {
+            (record.clone(), scope.name().to_owned())
+        };
+        self.0.lock().unwrap().extend(batch.iter().map(entry));
         Ok(())
     }
 }
@@ -403,11 +401,16 @@ fn an_otlp_record_keeps_the_types_and_the_trace() {
     let path = directory.path().join("a.log");
     let (logger, guard) = build(&[&path]);
     let captured = Captured::default();
-    let provider = SdkLoggerProvider::builder()
-        .with_log_processor(captured.clone())
-        .build();
-    info!(logger, "before there was a provider");
-    guard.export_to(&provider);
+    let unpacker = Unpacker::new("opensandbox.test", [("sandbox_id", "sb-abc")]);
+    let account = Account::new("log records", &guard.local());
+    let limits = Limits {
+        queue: 10,
+        batch: 10,
+        delay: Duration::ZERO,
+    };
+    let queue = Queue::start(captured.clone(), unpacker, limits, Arc::new(account)).unwrap();
+    info!(logger, "before there was an exporter");
+    guard.export_to(vec![queue.clone()]);
 
     let mut headers = http::HeaderMap::new();
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -421,6 +424,7 @@ fn an_otlp_record_keeps_the_types_and_the_trace() {
     info!(guard.local(), "about the export itself");
     debug!(logger, "below the threshold");
     guard.close(PATIENCE);
+    assert!(queue.flush(PATIENCE));
 
     let captured = captured.0.lock().unwrap();
     assert_eq!(captured.len(), 2);

@@ -90,7 +90,7 @@ pub const APPLET: Applet = Applet {
             values,
             threshold: config.log_threshold,
             warnings,
-            connector: egress::connector(&resolver)?,
+            connector: egress::connector(&resolver),
         };
         daemon::run(start, |daemon| egress::run(config, &resolver, daemon))
     },

@@ -87,6 +87,12 @@ impl Target {
         Ok(Self(uri))
     }
 
+    /// Whether it is reached over TLS.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+
     /// The host, which unlike path and query holds no secret.
     fn host(&self) -> &str {
         self.0.host().unwrap_or_default()

@@ -1,120 +1,196 @@
 //! slog records as OTLP log records (telemetry contract, section 9).
 //!
 //! The body is the message, the event name is the `opensandbox.event` field, and every field is
-//! an attribute that keeps its type. Never formats what can be passed on as it is, and never
-//! touches the JSON log.
+//! an attribute that keeps its type. The thread that logs only copies what the JSON log has
+//! encoded already; the thread that exports makes the record of the SDK of it. Never touches the
+//! JSON log.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use opentelemetry::logs::{AnyValue, LogRecord, Logger, LoggerProvider, Severity};
-use opentelemetry::{Key, SpanId, StringValue, TraceFlags, TraceId};
-use opentelemetry_sdk::logs::{SdkLogger, SdkLoggerProvider};
-use slog::{KV, OwnedKVList, Record, Serializer};
+use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity};
+use opentelemetry::{InstrumentationScope, Key, SpanId, StringValue, TraceFlags, TraceId};
+use opentelemetry_sdk::logs::{SdkLogRecord, SdkLogger, SdkLoggerProvider};
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::Value;
 
-use super::log::{EVENT_KEY, positions};
-use super::trace_context::{FLAGS_KEY, SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
+use super::log::{EVENT_KEY, Written, positions};
+use super::trace_context::{SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
 
-/// Distinct keys and event names that are remembered. An event beyond them has its name as an
-/// attribute only; a key beyond them is allocated for each record.
+/// Distinct keys and event names that an [`Unpacker`] remembers. An event beyond them has its name
+/// as an attribute only; a key beyond them is allocated for each record.
 const NAMES: usize = 256;
-/// Places looked at for a name before it counts as beyond them.
-const PROBES: usize = 8;
+
+/// A record on its way to an exporter. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    at: SystemTime,
+    level: slog::Level,
+    trace_flags: Option<u8>,
+    context_fields: usize,
+    /// The message and the fields as emitted; see [`Written`].
+    emitted: Arc<[u8]>,
+}
+
+impl Packed {
+    /// Copies a record of `level` that was stamped `at`.
+    pub(super) fn new(at: SystemTime, level: slog::Level, written: &Written<'_>) -> Self {
+        Self {
+            at,
+            level,
+            trace_flags: written.trace_flags,
+            context_fields: written.context_fields,
+            emitted: written.emitted.into(),
+        }
+    }
+
+    /// How much memory it takes, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.emitted.len()
+    }
+}
 
 /// Turns the records of one logger into records of the SDK.
-pub(super) struct Bridge {
+pub struct Unpacker {
+    /// Only makes empty records; nothing is emitted through it.
     logger: SdkLogger,
+    scope: InstrumentationScope,
     baseline: Vec<(Key, AnyValue)>,
     names: Names,
 }
 
-impl Bridge {
-    /// A bridge to `provider`, with `scope` as the instrumentation scope and `baseline` on every
-    /// record.
-    pub(super) fn new(
-        provider: &SdkLoggerProvider,
+impl Unpacker {
+    /// For the logger `scope`, with `baseline` on every record.
+    #[must_use]
+    pub fn new<'a>(
         scope: &'static str,
-        baseline: &[(String, String)],
+        baseline: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Self {
-        let mut attributes: Vec<(Key, AnyValue)> = Vec::with_capacity(baseline.len());
+        let mut attributes: Vec<(Key, AnyValue)> = Vec::new();
         for (key, value) in baseline {
             if !attributes
                 .iter()
                 .any(|(earlier, _)| earlier.as_str() == key)
             {
-                let value = StringValue::from(Arc::<str>::from(value.as_str()));
-                attributes.push((Key::from(Arc::<str>::from(key.as_str())), value.into()));
+                let value = StringValue::from(Arc::<str>::from(value));
+                attributes.push((Key::from(Arc::<str>::from(key)), value.into()));
             }
         }
         Self {
-            logger: provider.logger(scope),
+            logger: SdkLoggerProvider::builder().build().logger(scope),
+            scope: InstrumentationScope::builder(scope).build(),
             baseline: attributes,
-            names: Names([const { OnceLock::new() }; NAMES]),
+            names: Names::default(),
         }
     }
 
-    /// Hands the record on, stamped with `now`.
-    pub(super) fn emit(&self, now: SystemTime, record: &Record<'_>, context: &OwnedKVList) {
-        let severity = severity(record.level());
-        if !self.logger.event_enabled(severity, "", None) {
-            return;
-        }
-        let mut fields = Fields::default();
-        // An error ends the list it came from; the fields before it stay.
-        let _ = context.serialize(record, &mut fields);
-        let context_fields = fields.list.len();
-        let _ = record.kv().serialize(record, &mut fields);
+    /// The scope of every record.
+    pub(super) fn scope(&self) -> &InstrumentationScope {
+        &self.scope
+    }
 
+    /// The record of the SDK.
+    pub(super) fn unpack(&mut self, packed: &Packed) -> SdkLogRecord {
+        let severity = severity(packed.level);
         let mut out = self.logger.create_log_record();
-        out.set_timestamp(now);
-        out.set_observed_timestamp(now);
+        out.set_timestamp(packed.at);
+        out.set_observed_timestamp(packed.at);
         out.set_severity_number(severity);
         out.set_severity_text(severity_text(severity));
-        out.set_body(text(record.msg()));
-        if let (Some(trace_id), Some(span_id)) = (fields.trace_id, fields.span_id) {
-            out.set_trace_context(
-                TraceId::from_bytes(trace_id),
-                SpanId::from_bytes(span_id),
-                fields.flags.map(TraceFlags::new),
-            );
-        }
         for (key, value) in &self.baseline {
             out.add_attribute(key.clone(), value.clone());
         }
-        let is_event = |field: &Option<(slog::Key, AnyValue)>| {
-            field
-                .as_ref()
-                .is_some_and(|(key, _)| key.as_str() == EVENT_KEY)
+        match Emitted::parse(&packed.emitted) {
+            Ok(emitted) => self.add(&mut out, emitted, packed),
+            // Values nested too deep to be read back: better shown as they are than lost.
+            Err(_) => {
+                out.set_body(String::from_utf8_lossy(&packed.emitted).into_owned().into());
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, out: &mut SdkLogRecord, emitted: Emitted, packed: &Packed) {
+        let Emitted { message, mut list } = emitted;
+        out.set_body(message.into());
+        let mut id = |key| {
+            list.iter_mut()
+                .find(|field| field.as_ref().is_some_and(|(name, _)| name == key))
+                .and_then(Option::take)
         };
-        let event = fields.list.get(context_fields).is_some_and(is_event);
-        let mut written: Vec<slog::Key> = Vec::with_capacity(fields.list.len());
-        for position in positions(context_fields, fields.list.len(), event) {
-            let Some((key, value)) = fields.list.get_mut(position).and_then(Option::take) else {
+        let trace_id = id(TRACE_ID_KEY).and_then(|(_, id)| parse_id(id.as_str()?));
+        let span_id = id(SPAN_ID_KEY).and_then(|(_, id)| parse_id(id.as_str()?));
+        if let (Some(trace_id), Some(span_id)) = (trace_id, span_id) {
+            out.set_trace_context(
+                TraceId::from_bytes(trace_id),
+                SpanId::from_bytes(span_id),
+                packed.trace_flags.map(TraceFlags::new),
+            );
+        }
+        let context = packed.context_fields.min(list.len());
+        let first = list.get(context).and_then(Option::as_ref);
+        let event = first.is_some_and(|(key, _)| key == EVENT_KEY);
+        let mut written: Vec<String> = Vec::with_capacity(list.len());
+        for position in positions(context, list.len(), event) {
+            let Some((key, value)) = list.get_mut(position).and_then(Option::take) else {
                 continue;
             };
-            if written.contains(&key)
-                || self
-                    .baseline
-                    .iter()
-                    .any(|(baseline, _)| baseline.as_str() == key.as_str())
-            {
+            let in_baseline = self.baseline.iter().any(|(taken, _)| taken.as_str() == key);
+            if in_baseline || written.contains(&key) {
                 continue;
             }
-            if key.as_str() == EVENT_KEY
-                && let AnyValue::String(name) = &value
-                && let Some(name) = self.names.get(name.as_str())
+            if key == EVENT_KEY
+                && let Some(name) = value.as_str().and_then(|name| self.names.get(name))
             {
                 out.set_event_name(name);
             }
-            let name = match self.names.get(key.as_str()) {
-                Some(name) => Key::from(name),
-                None => Key::from(key.as_str().to_owned()),
-            };
-            out.add_attribute(name, value);
+            // OTLP attributes have no null: the attribute is absent.
+            if let Some(value) = any_value(value) {
+                let name = match self.names.get(&key) {
+                    Some(name) => Key::from(name),
+                    None => Key::from(key.clone()),
+                };
+                out.add_attribute(name, value);
+            }
             written.push(key);
         }
-        self.logger.emit(out);
+    }
+}
+
+/// What was emitted: the message, and the fields in order, repeated ones included.
+struct Emitted {
+    message: String,
+    list: Vec<Option<(String, Value)>>,
+}
+
+impl Emitted {
+    fn parse(object: &[u8]) -> serde_json::Result<Self> {
+        serde_json::Deserializer::from_slice(object).deserialize_map(Fields)
+    }
+}
+
+struct Fields;
+
+impl<'de> Visitor<'de> for Fields {
+    type Value = Emitted;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message and fields")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Emitted, A::Error> {
+        let message: Option<(String, String)> = map.next_entry()?;
+        let mut list = Vec::new();
+        while let Some(field) = map.next_entry()? {
+            list.push(Some(field));
+        }
+        Ok(Emitted {
+            message: message.map(|(_, text)| text).unwrap_or_default(),
+            list,
+        })
     }
 }
 
@@ -138,135 +214,28 @@ fn severity_text(severity: Severity) -> &'static str {
     }
 }
 
-fn text(arguments: &fmt::Arguments<'_>) -> AnyValue {
-    match arguments.as_str() {
-        Some(text) => text.into(),
-        None => arguments.to_string().into(),
-    }
-}
-
 /// Texts that live as long as the process, which the SDK asks of an event name and which spare
 /// an allocation for a key. Both are written in the source, so there are few; the bound holds
 /// should that ever not be so.
-struct Names([OnceLock<&'static str>; NAMES]);
+#[derive(Default)]
+struct Names(HashSet<&'static str>);
 
 impl Names {
-    fn get(&self, name: &str) -> Option<&'static str> {
-        // FNV-1a: the names are short, and nobody outside chooses them.
-        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        let first = hash as usize % NAMES;
-        (first..first + PROBES)
-            .filter_map(|place| self.0.get(place % NAMES))
-            .map(|slot| *slot.get_or_init(|| Box::leak(name.into())))
-            .find(|known| *known == name)
-    }
-}
-
-/// The fields of a record as they were emitted, without those that are not attributes.
-#[derive(Default)]
-struct Fields {
-    list: Vec<Option<(slog::Key, AnyValue)>>,
-    trace_id: Option<[u8; 16]>,
-    span_id: Option<[u8; 8]>,
-    flags: Option<u8>,
-}
-
-impl Fields {
-    fn add(&mut self, key: slog::Key, value: impl Into<AnyValue>) -> slog::Result {
-        self.list.push(Some((key, value.into())));
-        Ok(())
-    }
-
-    /// A number as an integer, or as text where 64 bits with a sign cannot hold it.
-    fn add_integer<N>(&mut self, key: slog::Key, number: N) -> slog::Result
-    where
-        N: Copy + TryInto<i64> + fmt::Display,
-    {
-        match number.try_into() {
-            Ok(number) => self.add(key, AnyValue::Int(number)),
-            Err(_) => self.add(key, number.to_string()),
+    fn get(&mut self, name: &str) -> Option<&'static str> {
+        if let Some(known) = self.0.get(name) {
+            return Some(known);
         }
-    }
-}
-
-macro_rules! typed {
-    ($($method:ident($kind:ty) as $add:ident),+ $(,)?) => {
-        $(fn $method(&mut self, key: slog::Key, value: $kind) -> slog::Result {
-            self.$add(key, value)
-        })+
-    };
-}
-
-impl Serializer for Fields {
-    typed!(
-        emit_bool(bool) as add,
-        emit_i8(i8) as add,
-        emit_u16(u16) as add,
-        emit_i16(i16) as add,
-        emit_u32(u32) as add,
-        emit_i32(i32) as add,
-        emit_i64(i64) as add,
-        emit_u64(u64) as add_integer,
-        emit_i128(i128) as add_integer,
-        emit_u128(u128) as add_integer,
-        emit_usize(usize) as add_integer,
-        emit_isize(isize) as add_integer,
-        emit_f32(f32) as add,
-        emit_f64(f64) as add,
-    );
-
-    fn emit_u8(&mut self, key: slog::Key, value: u8) -> slog::Result {
-        if key.as_str() == FLAGS_KEY {
-            self.flags = Some(value);
-            return Ok(());
+        if self.0.len() >= NAMES {
+            return None;
         }
-        self.add(key, value)
-    }
-
-    fn emit_char(&mut self, key: slog::Key, value: char) -> slog::Result {
-        self.add(key, value.to_string())
-    }
-
-    fn emit_str(&mut self, key: slog::Key, value: &str) -> slog::Result {
-        match key.as_str() {
-            TRACE_ID_KEY if self.trace_id.is_none() => self.trace_id = parse_id(value),
-            SPAN_ID_KEY if self.span_id.is_none() => self.span_id = parse_id(value),
-            _ => return self.add(key, value.to_owned()),
-        }
-        Ok(())
-    }
-
-    fn emit_arguments(&mut self, key: slog::Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.add(key, text(value))
-    }
-
-    /// OTLP attributes have no null: the attribute is absent.
-    fn emit_unit(&mut self, _: slog::Key) -> slog::Result {
-        Ok(())
-    }
-
-    /// OTLP attributes have no null: the attribute is absent.
-    fn emit_none(&mut self, _: slog::Key) -> slog::Result {
-        Ok(())
-    }
-
-    fn emit_bytes(&mut self, key: slog::Key, value: &[u8], _: slog::BytesKind) -> slog::Result {
-        self.add(key, value)
-    }
-
-    fn emit_serde(&mut self, key: slog::Key, value: &dyn slog::SerdeValue) -> slog::Result {
-        match serde_json::to_value(value.as_serde()).ok().and_then(nested) {
-            Some(value) => self.add(key, value),
-            None => Ok(()),
-        }
+        let name: &'static str = Box::leak(name.into());
+        self.0.insert(name);
+        Some(name)
     }
 }
 
 /// A JSON value with its types; `None` for null, which is also left out of lists and maps.
-fn nested(value: serde_json::Value) -> Option<AnyValue> {
-    use serde_json::Value;
+fn any_value(value: Value) -> Option<AnyValue> {
     Some(match value {
         Value::Null => return None,
         Value::Bool(value) => value.into(),
@@ -276,10 +245,10 @@ fn nested(value: serde_json::Value) -> Option<AnyValue> {
             (None, Some(float)) if number.is_f64() => float.into(),
             _ => number.to_string().into(),
         },
-        Value::Array(values) => values.into_iter().filter_map(nested).collect(),
+        Value::Array(values) => values.into_iter().filter_map(any_value).collect(),
         Value::Object(fields) => fields
             .into_iter()
-            .filter_map(|(key, value)| Some((key, nested(value)?)))
+            .filter_map(|(key, value)| Some((key, any_value(value)?)))
             .collect(),
     })
 }
@@ -290,17 +259,33 @@ mod tests {
 
     #[test]
     fn names_are_kept_once_and_bounded() {
-        let names = Names([const { OnceLock::new() }; NAMES]);
+        let mut names = Names::default();
         let first = names.get("target.host").unwrap();
         assert!(std::ptr::eq(first, names.get("target.host").unwrap()));
         let kept = (0..10 * NAMES)
-            .filter(|number| {
-                let name = format!("name {number}");
-                names.get(&name).is_some_and(|kept| kept == name)
-            })
+            .filter(|number| names.get(&format!("name {number}")).is_some())
             .count();
-        assert!((NAMES / 2..NAMES).contains(&kept), "{kept}");
+        assert_eq!(kept, NAMES - 1);
         assert_eq!(names.get("target.host"), Some(first));
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_the_body() {
+        let deep = format!(
+            "{{\"msg\":\"m\",\"a\":{}{}}}",
+            "[".repeat(200),
+            "]".repeat(200)
+        );
+        let packed = Packed {
+            at: SystemTime::UNIX_EPOCH,
+            level: slog::Level::Info,
+            trace_flags: None,
+            context_fields: 0,
+            emitted: deep.as_bytes().into(),
+        };
+        let record = Unpacker::new("test", [("tenant", "t1")]).unpack(&packed);
+        assert_eq!(record.body(), Some(&AnyValue::from(deep)));
+        assert_eq!(record.attributes_iter().count(), 1);
     }
 
     #[test]
@@ -315,7 +300,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        assert_eq!(nested(value), Some([("a", list)].into_iter().collect()));
-        assert_eq!(nested(serde_json::Value::Null), None);
+        assert_eq!(any_value(value), Some([("a", list)].into_iter().collect()));
+        assert_eq!(any_value(serde_json::Value::Null), None);
     }
 }

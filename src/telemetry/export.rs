@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_otlp::{RetryPolicy, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::logs::{LogExporter, SdkLoggerProvider};
+use opentelemetry_sdk::logs::LogExporter;
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream, Temporality,
 };
@@ -33,6 +33,7 @@ use delivery::{Delivery, Stop};
 use queue::{Limits, Queue};
 use transport::Transport;
 
+use super::bridge::Unpacker;
 use super::env::{Config, Otlp, Protocol};
 use super::instrument::Meter;
 use super::prometheus;
@@ -69,13 +70,12 @@ enum Error {
 pub struct Exporters {
     /// Where metrics come from; `None` when they go nowhere.
     pub meters: Option<SdkMeterProvider>,
-    /// Where log records come from; `None` when they go nowhere.
-    pub loggers: Option<SdkLoggerProvider>,
+    /// Where log records go; none when they are not exported.
+    pub queues: Vec<Queue>,
     /// What a scraper is served.
     pub scrape: Option<prometheus::Reader>,
     metrics: Vec<Arc<Account>>,
     logs: Vec<Arc<Account>>,
-    queues: Vec<Queue>,
     stop: Stop,
 }
 
@@ -126,14 +126,6 @@ impl Exporters {
             let started = self.queue(exporter, config, account, resource);
             report(logger, "logs", started);
         }
-        if self.queues.is_empty() {
-            return;
-        }
-        let mut builder = SdkLoggerProvider::builder().with_resource(resource.clone());
-        for queue in &self.queues {
-            builder = builder.with_log_processor(queue.clone());
-        }
-        self.loggers = Some(builder.build());
     }
 
     fn queue(
@@ -149,8 +141,9 @@ impl Exporters {
             batch: config.logs.max_export_batch_size,
             delay: config.logs.schedule_delay,
         };
+        let unpacker = Unpacker::new(config.component.logger(), config.shared_attributes());
         self.queues
-            .push(Queue::start(exporter, limits, account.clone())?);
+            .push(Queue::start(exporter, unpacker, limits, account.clone())?);
         self.logs.push(account);
         Ok(())
     }
@@ -255,11 +248,13 @@ impl Exporters {
                 })
                 .is_ok()
         });
-        if let Some(loggers) = &self.loggers {
-            let _ = loggers.shutdown_with_timeout(limit);
+        self.queues.iter().for_each(Queue::close);
+        let left = || end.saturating_duration_since(Instant::now());
+        for queue in &self.queues {
+            // What did not leave in time is still outstanding below.
+            let _ = queue.wait_closed(left());
         }
-        let left = end.saturating_duration_since(Instant::now());
-        let metrics_flushed = !in_background || metrics_done.recv_timeout(left).is_ok();
+        let metrics_flushed = !in_background || metrics_done.recv_timeout(left()).is_ok();
         let lost = |accounts: &[Arc<Account>]| accounts.iter().map(|a| a.outstanding()).sum();
         super::Losses {
             metric_points: lost(&self.metrics),

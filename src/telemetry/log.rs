@@ -25,7 +25,7 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use opentelemetry_sdk::logs::SdkLoggerProvider;
+use opentelemetry::Context;
 use slog::{Drain, Logger, OwnedKVList, Record, b, o, record};
 
 pub use destination::Destination;
@@ -35,9 +35,11 @@ pub use nested::Nested;
 pub use order::EVENT_KEY;
 pub use queue::{MAX_RECORD_BYTES, QUEUE_BYTES, QUEUE_RECORDS};
 
+pub(in crate::telemetry) use encoder::Written;
 pub(in crate::telemetry) use order::positions;
 
-use super::bridge::Bridge;
+use super::bridge::Packed;
+use super::export::queue::Queue as ExportQueue;
 use encoder::{Encoder, Scratch};
 use file::Rotation;
 use queue::{Limits, Queue};
@@ -122,9 +124,7 @@ fn start(
             })
             .collect(),
         dropped,
-        bridge: OnceLock::new(),
-        name: config.name,
-        baseline: config.baseline.clone(),
+        exports: OnceLock::new(),
         no_context: o!().into(),
     });
     let guard = LogGuard {
@@ -151,9 +151,7 @@ struct Pipeline {
     encoder: Encoder,
     outputs: Vec<Output>,
     dropped: Arc<Dropped>,
-    bridge: OnceLock<Bridge>,
-    name: &'static str,
-    baseline: Vec<(String, String)>,
+    exports: OnceLock<Vec<ExportQueue>>,
     no_context: OwnedKVList,
 }
 
@@ -173,19 +171,27 @@ impl Pipeline {
     /// Hands a record to every output, and to OTLP if it is to be `exported`, whatever its level.
     fn write(&self, record: &Record<'_>, context: &OwnedKVList, exported: bool) {
         let now = SystemTime::now();
-        self.encode(now, record, context, |line| {
+        self.encode(now, record, context, |written| {
             for output in &self.outputs {
-                output.queue.push(line);
+                output.queue.push(written.line);
+            }
+            let exports = self.exports.get().filter(|_| exported);
+            if let Some(exports) = exports
+                && !Context::is_current_telemetry_suppressed()
+            {
+                let packed = Packed::new(now, record.level(), &written);
+                for queue in exports {
+                    queue.push(packed.clone());
+                }
             }
         });
-        if exported && let Some(bridge) = self.bridge.get() {
-            bridge.emit(now, record, context);
-        }
     }
 
     /// Encodes a record of the log about itself.
     fn encoded<T>(&self, record: &Record<'_>, then: impl FnOnce(&[u8]) -> T) -> T {
-        self.encode(SystemTime::now(), record, &self.no_context, then)
+        self.encode(SystemTime::now(), record, &self.no_context, |written| {
+            then(written.line)
+        })
     }
 
     fn encode<T>(
@@ -193,7 +199,7 @@ impl Pipeline {
         now: SystemTime,
         record: &Record<'_>,
         context: &OwnedKVList,
-        then: impl FnOnce(&[u8]) -> T,
+        then: impl FnOnce(Written<'_>) -> T,
     ) -> T {
         // The buffers of a thread that is ending are gone: it gets new ones.
         let mut scratch = SCRATCH
@@ -291,11 +297,9 @@ impl LogGuard {
         }
     }
 
-    /// Sends every record of the logger to `provider` too, from now on and for good.
-    pub fn export_to(&self, provider: &SdkLoggerProvider) {
-        self.pipeline
-            .bridge
-            .get_or_init(|| Bridge::new(provider, self.pipeline.name, &self.pipeline.baseline));
+    /// Puts every record of the logger into `queues` too, from now on and for good.
+    pub fn export_to(&self, queues: Vec<ExportQueue>) {
+        self.pipeline.exports.get_or_init(|| queues);
     }
 
     /// A logger whose records are never exported: what the export says about itself must not

@@ -1,9 +1,9 @@
 //! Finds the first rule that matches a name, in one pass over the name and without allocating.
 //!
 //! An open-addressed hash table keyed by names. The hash is fed from the last character to the
-//! first, so that reading a name once yields the hash of every parent domain on the way; a name
-//! with a hundred labels costs no more look-ups than it has dots, and no octet is read twice
-//! unless a candidate is found.
+//! first, so that reading a name once yields the hash of every parent domain on the way. Only
+//! parents with as many labels as some rule has are looked up, and a name is read no further than
+//! the longest of them: who asks for a name with a hundred labels does not choose what it costs.
 
 /// A position in the rule list and what the rule says; the lower one wins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,11 @@ impl Rank {
 
     pub(super) fn is_allow(self) -> bool {
         self.0 & 1 == 1
+    }
+
+    /// The rank of a rule, if it is one.
+    fn found(self) -> Option<Self> {
+        (self != Self::NONE).then_some(self)
     }
 }
 
@@ -62,6 +67,32 @@ pub(super) struct Index {
     entries: Vec<Entry>,
     /// A power of two of slots, at most half of them taken; none if there is no entry.
     slots: Box<[Slot]>,
+    /// How many labels the names have.
+    depths: Depths,
+}
+
+/// A set of numbers of labels. The largest it tells apart, and those above it, are one: no name
+/// has more (RFC 1035 section 2.3.4: 255 octets, two at least for each label).
+#[derive(Clone, Copy, Debug, Default)]
+struct Depths(u128);
+
+impl Depths {
+    fn bit(labels: u32) -> u128 {
+        1 << labels.min(u128::BITS - 1)
+    }
+
+    fn add(&mut self, labels: u32) {
+        self.0 |= Self::bit(labels);
+    }
+
+    fn contains(self, labels: u32) -> bool {
+        self.0 & Self::bit(labels) != 0
+    }
+
+    /// Whether a number in the set is `labels` or larger.
+    fn reaches(self, labels: u32) -> bool {
+        self.0 >= Self::bit(labels)
+    }
 }
 
 /// FNV-1a, 64 bits: one multiplication an octet, good enough over names.
@@ -108,6 +139,7 @@ impl Index {
                 slots
             ]
             .into(),
+            depths: Depths::default(),
         }
     }
 
@@ -133,19 +165,28 @@ impl Index {
         }
         let mut hash = Hash::START;
         let mut best = Rank::NONE;
+        let mut labels = 1;
         for (position, octet) in name.iter().enumerate().rev() {
             if *octet == b'.' && !is_escaped(name, position) {
                 let parent = name.get(position + 1..).unwrap_or_default();
-                if let Some(entry) = self.entry(parent, hash) {
+                if self.depths.contains(labels)
+                    && let Some(entry) = self.entry(parent, hash)
+                {
                     best = best.min(entry.below);
+                }
+                labels += 1;
+                if !self.depths.reaches(labels) {
+                    return best.found();
                 }
             }
             hash = hash.add(octet.to_ascii_lowercase());
         }
-        if let Some(entry) = self.entry(name, hash) {
+        if self.depths.contains(labels)
+            && let Some(entry) = self.entry(name, hash)
+        {
             best = best.min(entry.exact);
         }
-        (best != Rank::NONE).then_some(best)
+        best.found()
     }
 
     fn entry(&self, name: &[u8], hash: Hash) -> Option<&Entry> {
@@ -189,6 +230,7 @@ impl Index {
             tag: hash.tag(),
             entry,
         };
+        self.depths.add(labels(name));
         self.entries.push(Entry {
             start,
             end,
@@ -204,6 +246,14 @@ impl Index {
             .get(entry.start as usize..entry.end as usize)
             .unwrap_or_default()
     }
+}
+
+/// How many labels `name` has, counted as [`Index::find`] counts them.
+fn labels(name: &str) -> u32 {
+    let name = name.as_bytes();
+    let dots = (0..name.len())
+        .filter(|&position| name.get(position) == Some(&b'.') && !is_escaped(name, position));
+    u32::try_from(dots.count()).map_or(u32::MAX, |dots| dots.saturating_add(1))
 }
 
 /// Whether the character at `position` is escaped (RFC 1035 section 5.1), so that a dot there is

@@ -236,6 +236,28 @@ fn an_escaped_dot_is_no_label_boundary() {
 }
 
 #[test]
+fn rules_and_names_may_have_any_number_of_labels() {
+    // Two of them more labels than a name can have.
+    for labels in [1, 2, 126, 127, 128, 200] {
+        let parent = vec!["a"; labels].join(".");
+        let targets = [format!("allow {parent}"), format!("allow *.b.{parent}")];
+        let targets = targets.each_ref().map(String::as_str);
+        let policy = Policy::new(rules(&targets), Action::Deny);
+        assert!(allows(&policy, &parent), "{labels}");
+        assert!(allows(&policy, &format!("a.b.{parent}")), "{labels}");
+        assert!(allows(&policy, &format!("a.a.b.{parent}")), "{labels}");
+        for other in ["a.", "b.", "b.b.", "a.c."] {
+            let other = format!("{other}{parent}");
+            assert_eq!(
+                allows(&policy, &other),
+                other.starts_with("b.b."),
+                "{other}"
+            );
+        }
+    }
+}
+
+#[test]
 fn the_first_match_wins() {
     let wildcard_first = ["allow *.example.com", "deny api.example.com"];
     let policy = Policy::new(rules(&wildcard_first), Action::Deny);

@@ -1,20 +1,25 @@
 //! The log records that wait for export, and the thread that exports them.
 //!
 //! Emitting is a push into a bounded queue under a short lock; a full queue drops the new record
-//! and counts it. The thread sleeps while there is nothing to send. The SDK's own batch processor
-//! tells neither how much waits nor how much it dropped, which the telemetry contract (section 8)
-//! asks for.
+//! and counts it. The thread sleeps while there is nothing to send, and makes the SDK's records
+//! of the packed ones batch by batch. The SDK's own batch processor clones each record in the
+//! thread that logs, and tells neither how much waits nor how much it dropped, which the telemetry
+//! contract (section 8) asks for.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use opentelemetry::{Context, InstrumentationScope};
-use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::logs::{LogBatch, LogExporter, LogProcessor, SdkLogRecord};
+use opentelemetry::Context;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 
 use super::account::Account;
+use crate::telemetry::bridge::{Packed, Unpacker};
+
+/// Bytes of records that wait or are under way. The usual record takes some 300, so that this only
+/// ever bounds unusual ones, such as lists of rules.
+pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
 /// How many records wait, for how long, and how many leave together.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +32,7 @@ pub struct Limits {
     pub delay: Duration,
 }
 
-/// A log processor with a bounded queue.
+/// The bounded queue of one exporter. Clones share it.
 #[derive(Clone)]
 pub struct Queue {
     shared: Arc<Shared>,
@@ -45,9 +50,11 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<(SdkLogRecord, InstrumentationScope)>,
+    waiting: VecDeque<Packed>,
     /// Taken by the thread, not yet settled.
     under_way: usize,
+    /// Of all of them.
+    bytes: usize,
     /// Do not wait for a full batch.
     hurry: bool,
     /// Take no more records; the thread ends when the queue is empty.
@@ -75,14 +82,16 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// A queue in front of `exporter`, whose losses are entered in `account`; that the exporter
-    /// itself accounts for what it exports is its own affair.
+    /// A queue in front of `exporter`, which is given what `unpacker` makes. What is lost here is
+    /// entered in `account`; that the exporter itself accounts for what it exports is its own
+    /// affair.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
     pub fn start<E: LogExporter + 'static>(
         exporter: E,
+        unpacker: Unpacker,
         limits: Limits,
         account: Arc<Account>,
     ) -> std::io::Result<Self> {
@@ -99,7 +108,7 @@ impl Queue {
             .spawn(move || {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
                 let ended = Ended(&worker);
-                worker.run(&exporter);
+                worker.run(&exporter, unpacker);
                 drop(ended);
                 let _ = exporter.shutdown();
             })?;
@@ -118,19 +127,66 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Waits until `done`, for at most `limit`.
-    fn wait(&self, limit: Duration, done: impl Fn(&State) -> bool) -> OTelSdkResult {
+    /// Adds a record, or counts it as lost.
+    pub fn push(&self, record: Packed) {
+        self.shared.account.offer(1);
+        let limits = &self.shared.limits;
+        let size = record.size();
+        let mut state = self.shared.lock();
+        if state.closed || state.len() >= limits.queue || state.bytes + size > QUEUE_BYTES {
+            let reason = if state.closed {
+                "shutdown"
+            } else {
+                "queue_full"
+            };
+            drop(state);
+            self.shared.account.lose(reason, 1);
+            return;
+        }
+        state.bytes += size;
+        state.waiting.push_back(record);
+        let waiting = state.waiting.len();
+        drop(state);
+        if waiting == 1 || waiting == limits.batch {
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Exports what waits, for at most `limit`; whether everything left in time. For tests and
+    /// tools.
+    #[must_use]
+    pub fn flush(&self, limit: Duration) -> bool {
+        let mut state = self.shared.lock();
+        if state.len() == 0 {
+            return true;
+        }
+        state.hurry = true;
+        drop(state);
+        self.shared.wake.notify_one();
+        self.wait(limit, |state| state.len() == 0)
+    }
+
+    /// Takes no more records; what waits is exported, and then the thread ends.
+    pub fn close(&self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+    }
+
+    /// Waits for the end of a closed queue, for at most `limit`; whether everything left in time.
+    #[must_use]
+    pub fn wait_closed(&self, limit: Duration) -> bool {
+        self.wait(limit, |state| state.ended && state.len() == 0)
+    }
+
+    /// Waits until `done`, for at most `limit`; whether it is.
+    fn wait(&self, limit: Duration, done: impl Fn(&State) -> bool) -> bool {
         let state = self.shared.lock();
         let (state, _) = self
             .shared
             .drained
             .wait_timeout_while(state, limit, |state| !state.ended && !done(state))
             .unwrap_or_else(PoisonError::into_inner);
-        if done(&state) {
-            Ok(())
-        } else {
-            Err(OTelSdkError::Timeout(limit))
-        }
+        done(&state)
     }
 }
 
@@ -148,16 +204,24 @@ impl Drop for Ended<'_> {
 }
 
 impl Shared {
-    fn run(&self, exporter: &impl LogExporter) {
-        while let Some(records) = self.next() {
-            let records: Vec<_> = records
-                .iter()
-                .map(|(record, scope)| (record, scope))
-                .collect();
-            for batch in records.chunks(self.limits.batch) {
+    fn run(&self, exporter: &impl LogExporter, mut unpacker: Unpacker) {
+        while let Some(mut records) = self.next() {
+            while !records.is_empty() {
+                let batch = records.drain(..self.limits.batch.min(records.len()));
+                let mut size = 0;
+                let batch: Vec<_> = batch
+                    .map(|record| {
+                        size += record.size();
+                        unpacker.unpack(&record)
+                    })
+                    .collect();
+                let scope = unpacker.scope();
+                let batch: Vec<_> = batch.iter().map(|record| (record, scope)).collect();
                 // The exporter has counted and reported what went wrong.
-                let _ = smol::future::block_on(exporter.export(LogBatch::new(batch)));
-                self.lock().under_way -= batch.len();
+                let _ = smol::future::block_on(exporter.export(LogBatch::new(&batch)));
+                let mut state = self.lock();
+                state.under_way -= batch.len();
+                state.bytes -= size;
             }
             let mut state = self.lock();
             if state.len() == 0 {
@@ -169,7 +233,7 @@ impl Shared {
     }
 
     /// Waits for records worth an export and takes them all; `None`: there will be none any more.
-    fn next(&self) -> Option<VecDeque<(SdkLogRecord, InstrumentationScope)>> {
+    fn next(&self) -> Option<VecDeque<Packed>> {
         let mut state = self
             .wake
             .wait_while(self.lock(), |state| {
@@ -196,54 +260,13 @@ impl Shared {
     }
 }
 
-impl LogProcessor for Queue {
-    fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        self.shared.account.offer(1);
-        let mut state = self.shared.lock();
-        if state.closed || state.len() >= self.shared.limits.queue {
-            let reason = if state.closed {
-                "shutdown"
-            } else {
-                "queue_full"
-            };
-            drop(state);
-            self.shared.account.lose(reason, 1);
-            return;
-        }
-        state.waiting.push_back((record.clone(), scope.clone()));
-        let waiting = state.waiting.len();
-        drop(state);
-        if waiting == 1 || waiting == self.shared.limits.batch {
-            self.shared.wake.notify_one();
-        }
-    }
-
-    fn force_flush(&self) -> OTelSdkResult {
-        /// Longer than any export may take by default; a flush is for tests and tools.
-        const LIMIT: Duration = Duration::from_secs(30);
-        let mut state = self.shared.lock();
-        if state.len() == 0 {
-            return Ok(());
-        }
-        state.hurry = true;
-        drop(state);
-        self.shared.wake.notify_one();
-        self.wait(LIMIT, |state| state.len() == 0)
-    }
-
-    fn shutdown_with_timeout(&self, limit: Duration) -> OTelSdkResult {
-        self.shared.lock().closed = true;
-        self.shared.wake.notify_one();
-        self.wait(limit, |state| state.ended && state.len() == 0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opentelemetry::logs::{LogRecord as _, Logger as _, LoggerProvider as _};
-    use opentelemetry_sdk::logs::SdkLoggerProvider;
+    use crate::telemetry::log::Written;
+    use opentelemetry_sdk::error::OTelSdkResult;
     use std::sync::mpsc;
+    use std::time::SystemTime;
 
     /// Tells the sizes of its batches; waits for a permit before each when given a gate.
     #[derive(Debug)]
@@ -263,7 +286,6 @@ mod tests {
     }
 
     struct Bench {
-        provider: SdkLoggerProvider,
         queue: Queue,
         account: Arc<Account>,
         batches: mpsc::Receiver<usize>,
@@ -277,11 +299,9 @@ mod tests {
             batches: sender,
             gate: gate.map(Mutex::new),
         };
-        let queue = Queue::start(probe, limits, account.clone()).expect("a thread");
+        let unpacker = Unpacker::new("test", []);
+        let queue = Queue::start(probe, unpacker, limits, account.clone()).expect("a thread");
         Bench {
-            provider: SdkLoggerProvider::builder()
-                .with_log_processor(queue.clone())
-                .build(),
             queue,
             account,
             batches,
@@ -290,12 +310,21 @@ mod tests {
 
     impl Bench {
         fn emit(&self, records: usize) {
-            let logger = self.provider.logger("test");
             for _ in 0..records {
-                let mut record = logger.create_log_record();
-                record.set_body("body".into());
-                logger.emit(record);
+                self.emit_sized(0);
             }
+        }
+
+        fn emit_sized(&self, octets: usize) {
+            let written = Written {
+                line: &[],
+                emitted: &format!("{{\"msg\":\"{}\"}}", "x".repeat(octets)).into_bytes(),
+                context_fields: 0,
+                trace_flags: None,
+            };
+            let level = slog::Level::Info;
+            self.queue
+                .push(Packed::new(SystemTime::now(), level, &written));
         }
     }
 
@@ -312,7 +341,8 @@ mod tests {
         bench.emit(4);
         assert_eq!(bench.batches.recv(), Ok(4));
         bench.emit(2);
-        bench.queue.shutdown_with_timeout(NEVER).expect("in time");
+        bench.queue.close();
+        assert!(bench.queue.wait_closed(NEVER));
         assert_eq!(bench.batches.iter().sum::<usize>(), 2);
         assert_eq!(bench.account.lost(), []);
         bench.emit(1);
@@ -346,8 +376,29 @@ mod tests {
         assert_eq!(bench.queue.len(), 3);
         assert_eq!(bench.account.lost(), [("queue_full".into(), 3)]);
         drop(permit);
-        bench.queue.force_flush().expect("in time");
+        assert!(bench.queue.flush(NEVER));
         assert!(bench.queue.is_empty());
+    }
+
+    #[test]
+    fn long_records_are_bounded_by_their_bytes() {
+        let (permit, gate) = mpsc::channel();
+        let limits = Limits {
+            queue: 100,
+            batch: 1,
+            delay: Duration::ZERO,
+        };
+        let bench = bench(limits, Some(gate));
+        for _ in 0..9 {
+            bench.emit_sized(QUEUE_BYTES / 8);
+        }
+        assert_eq!(bench.queue.len(), 7);
+        assert_eq!(bench.account.lost(), [("queue_full".into(), 2)]);
+        drop(permit);
+        assert!(bench.queue.flush(NEVER));
+        bench.emit_sized(QUEUE_BYTES / 2);
+        assert!(bench.queue.flush(NEVER));
+        assert_eq!(bench.account.lost(), [("queue_full".into(), 2)]);
     }
 
     #[test]
@@ -361,8 +412,8 @@ mod tests {
         let bench = bench(limits, Some(gate));
         bench.emit(2);
         assert_eq!(bench.batches.recv(), Ok(1));
-        let ended = bench.queue.shutdown_with_timeout(Duration::from_millis(10));
-        assert!(matches!(ended, Err(OTelSdkError::Timeout(_))), "{ended:?}");
+        bench.queue.close();
+        assert!(!bench.queue.wait_closed(Duration::from_millis(10)));
         assert_eq!(bench.queue.len(), 2);
         assert_eq!(bench.account.outstanding(), 2);
         drop(permit);

@@ -70,10 +70,24 @@ impl io::Write for &Encoded {
     }
 }
 
+/// What became of a record.
+pub(in crate::telemetry) struct Written<'s> {
+    /// The line of the log, with its line feed.
+    pub(in crate::telemetry) line: &'s [u8],
+    /// The message and every field in the order slog emitted them, as one JSON object: what the
+    /// line was made of.
+    pub(in crate::telemetry) emitted: &'s [u8],
+    /// How many of the fields belong to the logger rather than to the record.
+    pub(in crate::telemetry) context_fields: usize,
+    /// The trace flags, which are in neither.
+    pub(in crate::telemetry) trace_flags: Option<u8>,
+}
+
 /// Where each field of a record lies.
 #[derive(Default)]
 struct Fields {
     list: Vec<Field>,
+    trace_flags: Option<u8>,
     keys: String,
     formatted: String,
     /// Positions of the fields that made it into the line, to find repeated keys.
@@ -106,14 +120,14 @@ impl Encoder {
         encoder
     }
 
-    /// The line of a record, with its line feed.
+    /// Encodes a record.
     pub(super) fn encode<'s>(
         &self,
         scratch: &'s mut Scratch,
         now: SystemTime,
         record: &Record<'_>,
         context: &OwnedKVList,
-    ) -> &'s [u8] {
+    ) -> Written<'s> {
         scratch.clear();
         let spread = Spread {
             record,
@@ -176,7 +190,12 @@ impl Encoder {
         line.extend_from_slice(b"}\n");
         drop(encoded);
         escape_controls(&mut scratch.line);
-        &scratch.line
+        Written {
+            line: &scratch.line,
+            emitted: scratch.encoded.0.get_mut(),
+            context_fields,
+            trace_flags: scratch.fields.trace_flags,
+        }
     }
 }
 
@@ -189,6 +208,7 @@ impl Scratch {
         clear(self.encoded.0.get_mut());
         clear(&mut self.line);
         self.fields.list.clear();
+        self.fields.trace_flags = None;
         self.fields.written.clear();
         self.fields.keys.clear();
         self.fields.formatted.shrink_to(KEPT_BYTES);
@@ -290,7 +310,6 @@ impl Serializer for Watch<'_, '_> {
     pass_on!(
         emit_bool(bool),
         emit_char(char),
-        emit_u8(u8),
         emit_i8(i8),
         emit_u16(u16),
         emit_i16(i16),
@@ -307,6 +326,13 @@ impl Serializer for Watch<'_, '_> {
         emit_str(&str),
         emit_serde(&dyn slog::SerdeValue),
     );
+
+    fn emit_u8(&mut self, key: Key, value: u8) -> slog::Result {
+        if key.as_str() == trace_context::FLAGS_KEY {
+            self.fields.trace_flags = Some(value);
+        }
+        self.field(key, |json, key| json.emit_u8(key, value))
+    }
 
     fn emit_unit(&mut self, key: Key) -> slog::Result {
         self.field(key, |json, key| json.emit_unit(key))
@@ -375,8 +401,8 @@ mod tests {
 
     fn encode(encoder: &Encoder, record: &Record<'_>, context: &OwnedKVList) -> String {
         let mut scratch = Scratch::default();
-        let line = encoder.encode(&mut scratch, now(), record, context);
-        String::from_utf8(line.to_vec()).unwrap()
+        let written = encoder.encode(&mut scratch, now(), record, context);
+        String::from_utf8(written.line.to_vec()).unwrap()
     }
 
     macro_rules! encoded {

@@ -1,0 +1,308 @@
+//! Load for the filter, and what it is compared with: a responder that answers everything, and the
+//! least a UDP relay has to do.
+//!
+//! Load, responder and whoever is measured share the machine. So that they do not take turns on
+//! one core, the thread that is measured has the first core and everything else the rest.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use opensandbox::egress::dns::mmsg::{BATCH, Inbox, Outbox};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{CpuSet, Pid, sched_setaffinity};
+use support::bench::{Process, quantile};
+
+/// Names that are asked for.
+const NAMES: usize = 5000;
+/// Queries outstanding at full load.
+pub const WINDOW: usize = 128;
+/// Queries a second when delays are measured.
+pub const RATE: u32 = 10_000;
+/// Largest message here.
+const ROOM: usize = 512;
+/// How long an answer may take before it counts as lost.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The two sides of the machine.
+#[derive(Clone, Copy)]
+pub struct Sides {
+    cores: usize,
+}
+
+impl Sides {
+    /// Of the cores this process may use. Puts this thread, and those it starts from now on, on
+    /// the side of the others.
+    pub fn split() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let sides = Self { cores };
+        sides.pin(None, false);
+        sides
+    }
+
+    /// Puts `thread`, or this one, on a side.
+    pub fn pin(self, thread: Option<u32>, measured: bool) {
+        if self.cores < 2 {
+            return;
+        }
+        let mut set = CpuSet::new();
+        if measured {
+            set.set(0);
+        } else {
+            (1..self.cores).for_each(|core| set.set(core));
+        }
+        let thread = thread.and_then(|thread| Pid::from_raw(thread as i32));
+        sched_setaffinity(thread, &set).expect("a processor");
+    }
+}
+
+fn socket() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let raw = socket2::SockRef::from(&socket);
+    raw.set_recv_buffer_size(1 << 20).expect("a buffer");
+    socket
+}
+
+/// Waits until one of the sockets has something; whether it does.
+fn wait(sockets: &[&UdpSocket], limit: Option<Duration>) -> bool {
+    let mut fds: Vec<_> = sockets
+        .iter()
+        .map(|socket| PollFd::new(*socket, PollFlags::IN))
+        .collect();
+    let limit = limit.map(|limit| Timespec::try_from(limit).expect("a short time"));
+    poll(&mut fds, limit.as_ref()).is_ok_and(|ready| ready > 0)
+}
+
+/// Answers every query with one address.
+pub fn responder() -> SocketAddr {
+    let socket = socket();
+    let address = socket.local_addr().expect("an address");
+    spawn("responder", move || {
+        let (mut inbox, mut outbox) = (Inbox::new(ROOM), Outbox::default());
+        loop {
+            wait(&[&socket], None);
+            let Ok(count) = inbox.receive(socket.as_fd()) else {
+                continue;
+            };
+            for query in inbox.datagrams(count) {
+                outbox.push(query.sender, 0, |out| {
+                    let start = out.len();
+                    out.extend_from_slice(query.bytes);
+                    out[start + 2..start + 4].copy_from_slice(&[0x81, 0x80]);
+                    out[start + 7] = 1;
+                    out.extend_from_slice(b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04");
+                    out.extend_from_slice(&[192, 0, 2, 1]);
+                });
+            }
+            outbox.flush(socket.as_fd(), |_, error| panic!("{error}"));
+        }
+    });
+    address
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .expect("a thread");
+}
+
+/// What queries are sent to.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Where.
+    pub address: SocketAddr,
+    /// Who answers there.
+    pub process: Process,
+    /// The one thread of it that counts; `None`: all do.
+    pub thread: Option<&'static str>,
+}
+
+/// The least a relay has to do: batches, another id, back to whoever asked.
+pub fn relay(upstream: SocketAddr, sides: Sides) -> Target {
+    const NAME: &str = "relay";
+    let (front, back) = (socket(), socket());
+    back.connect(upstream).expect("a route");
+    let address = front.local_addr().expect("an address");
+    spawn(NAME, move || {
+        sides.pin(None, true);
+        let (mut inbox, mut outbox) = (Inbox::new(ROOM), Outbox::default());
+        let mut clients: Vec<Option<(SocketAddr, [u8; 2])>> = vec![None; 1 << 16];
+        let mut next = 0_u16;
+        loop {
+            wait(&[&front, &back], None);
+            if let Ok(count) = inbox.receive(front.as_fd()) {
+                for query in inbox.datagrams(count) {
+                    let id = [query.bytes[0], query.bytes[1]];
+                    next = next.wrapping_add(1);
+                    clients[usize::from(next)] = query.sender.map(|sender| (sender, id));
+                    query.bytes[..2].copy_from_slice(&next.to_be_bytes());
+                    outbox.push(None, 0, |out| out.extend_from_slice(query.bytes));
+                }
+                outbox.flush(back.as_fd(), |_, error| panic!("{error}"));
+            }
+            if let Ok(count) = inbox.receive(back.as_fd()) {
+                for answer in inbox.datagrams(count) {
+                    let place = u16::from_be_bytes([answer.bytes[0], answer.bytes[1]]);
+                    if let Some((client, id)) = clients[usize::from(place)].take() {
+                        answer.bytes[..2].copy_from_slice(&id);
+                        outbox.push(Some(client), 0, |out| out.extend_from_slice(answer.bytes));
+                    }
+                }
+                outbox.flush(front.as_fd(), |_, error| panic!("{error}"));
+            }
+        }
+    });
+    Target {
+        address,
+        process: Process(std::process::id()),
+        thread: Some(NAME),
+    }
+}
+
+/// A query for one of the names.
+fn query(number: usize, out: &mut Vec<u8>) {
+    let id = (number % (1 << 16)) as u16;
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(b"\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x09");
+    out.extend_from_slice(format!("host-{:04}", number % NAMES).as_bytes());
+    out.extend_from_slice(b"\x05bench\x04test\x00\x00\x01\x00\x01");
+}
+
+/// Asks one query of `address`, again and again until it is answered.
+pub fn first_answer(address: SocketAddr) {
+    let socket = socket();
+    socket.connect(address).expect("a route");
+    let mut message = Vec::new();
+    query(0, &mut message);
+    let mut buffer = [0; ROOM];
+    loop {
+        // While nobody listens, this or the next call meets the refusal.
+        let _ = socket.send(&message);
+        if wait(&[&socket], Some(PATIENCE)) && socket.recv(&mut buffer).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_micros(100));
+    }
+}
+
+/// A round at full load.
+#[derive(Clone, Copy)]
+pub struct Throughput {
+    /// Answers a second.
+    pub rate: f64,
+    /// Processor time of an answer, in microseconds.
+    pub cost: f64,
+}
+
+/// Asks as many queries of `target` as it answers, for as long as `round`.
+pub fn throughput(target: Target, round: Duration) -> Throughput {
+    let socket = socket();
+    let (mut inbox, mut outbox) = (Inbox::new(ROOM), Outbox::default());
+    let (mut sent, mut answered) = (0_usize, 0_usize);
+    let mut room = WINDOW;
+    let before = target.process.processor_time(target.thread);
+    let start = Instant::now();
+    while start.elapsed() < round {
+        for _ in 0..room {
+            outbox.push(Some(target.address), 0, |out| query(sent, out));
+            sent += 1;
+        }
+        outbox.flush(socket.as_fd(), |_, error| panic!("{error}"));
+        if !wait(&[&socket], Some(PATIENCE)) {
+            // Everything outstanding is lost.
+            room = WINDOW;
+            continue;
+        }
+        room = inbox.receive(socket.as_fd()).unwrap_or(0).min(BATCH);
+        answered += room;
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let used = target.process.processor_time(target.thread) - before;
+    Throughput {
+        rate: answered as f64 / elapsed,
+        cost: used.as_secs_f64() * 1e6 / answered as f64,
+    }
+}
+
+/// A round at a fixed rate.
+#[derive(Clone, Copy)]
+pub struct Delay {
+    /// Half of the answers took less, in microseconds.
+    pub p50: f64,
+    /// 99 in 100 answers took less, in microseconds.
+    pub p99: f64,
+}
+
+/// Asks [`RATE`] queries a second of `address` for as long as `round`, on a schedule that does not
+/// wait for answers.
+pub fn delay(address: SocketAddr, round: Duration) -> Delay {
+    let count = (round.as_secs_f64() * f64::from(RATE)) as usize;
+    let socket = socket();
+    socket.connect(address).expect("a route");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let epoch = Instant::now();
+    let now = || epoch.elapsed().as_nanos() as u64;
+    let sent: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
+    let mut delays = Vec::with_capacity(count);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut message = Vec::new();
+            for (number, moment) in sent.iter().enumerate() {
+                let due = epoch + Duration::from_secs(number as u64) / RATE;
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                message.clear();
+                query(number, &mut message);
+                moment.store(now(), Ordering::Relaxed);
+                socket.send(&message).expect("a query is sent");
+            }
+        });
+        let mut buffer = [0; ROOM];
+        while delays.len() < count {
+            match socket.recv(&mut buffer) {
+                Ok(_) => {
+                    let number = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
+                    let since = now() - sent[number].load(Ordering::Relaxed);
+                    delays.push(since as f64 / 1e3);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    delays.sort_by(f64::total_cmp);
+    Delay {
+        p50: quantile(&delays, 0.5),
+        p99: quantile(&delays, 0.99),
+    }
+}
+
+/// Asks `rate` queries a second of each of `targets`, in bursts of one batch, until `until`; how
+/// many were answered.
+pub fn sustain(targets: &[SocketAddr], rate: u32, until: Instant) -> u64 {
+    let socket = socket();
+    let (mut inbox, mut outbox) = (Inbox::new(ROOM), Outbox::default());
+    let start = Instant::now();
+    let pause = Duration::from_secs(BATCH as u64) / rate;
+    let mut answered = 0;
+    for burst in 0_u32.. {
+        let due = start + pause * burst;
+        if due >= until {
+            break;
+        }
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        for target in targets {
+            for number in 0..BATCH {
+                outbox.push(Some(*target), 0, |out| query(number, out));
+            }
+        }
+        outbox.flush(socket.as_fd(), |_, error| panic!("{error}"));
+        while let Ok(count) = inbox.receive(socket.as_fd()) {
+            answered += count as u64;
+        }
+    }
+    answered
+}

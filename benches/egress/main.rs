@@ -1,0 +1,276 @@
+//! The egress daemon as it is delivered, against a bare UDP relay and a direct query, and what it
+//! takes of the machine (`SPECIFICATION.md`, numbers 1 to 6, 19, 21, 22).
+//!
+//! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one.
+//! `OPENSANDBOX_BENCH_SUSTAINED` is how many seconds the load under dead receivers lasts.
+
+mod daemon;
+mod load;
+mod receiver;
+
+use std::time::{Duration, Instant};
+
+use support::bench::{Spread, Table, interleave, measured};
+
+use self::daemon::{Daemon, Installed, telemetry};
+use self::load::{Delay, RATE, Sides, Target, Throughput, WINDOW, delay, relay, throughput};
+use self::receiver::Receiver;
+
+/// Starts of the daemon.
+const STARTS: usize = 20;
+/// How long a daemon is left alone before it counts as idle.
+const SETTLE: Duration = Duration::from_secs(2);
+/// Rounds at full load, and at a fixed rate, and how long each takes.
+const ROUNDS: usize = 7;
+const ROUND: Duration = Duration::from_secs(1);
+/// Queries a second of each daemon while receivers are dead, and for how long.
+const SUSTAINED_RATE: u32 = 5_000;
+const SUSTAINED: Duration = Duration::from_secs(60);
+/// When the queues towards a dead receiver are full and its first time limits are over.
+const WARM: Duration = Duration::from_secs(20);
+/// Rules of the largest policy.
+const RULES: usize = 4096;
+
+/// How much of everything.
+struct Extent {
+    starts: usize,
+    rounds: usize,
+    round: Duration,
+    settle: Duration,
+    warm: Duration,
+    sustained: Duration,
+}
+
+impl Extent {
+    fn new() -> Self {
+        if !measured() {
+            let moment = Duration::from_millis(50);
+            return Self {
+                starts: 1,
+                rounds: 1,
+                round: moment,
+                settle: moment,
+                warm: moment,
+                sustained: moment * 2,
+            };
+        }
+        let seconds = std::env::var("OPENSANDBOX_BENCH_SUSTAINED").ok();
+        let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+        Self {
+            starts: STARTS,
+            rounds: ROUNDS,
+            round: ROUND,
+            settle: SETTLE,
+            warm: WARM,
+            sustained: seconds.map_or(SUSTAINED, Duration::from_secs),
+        }
+    }
+}
+
+fn main() {
+    let extent = Extent::new();
+    let sides = Sides::split();
+    let upstream = load::responder();
+    let relay = relay(upstream, sides);
+    let installed = Installed::new(upstream, sides);
+    start_up(&installed, &extent);
+
+    let (willing, refusing, hanging) = (
+        Receiver::willing(),
+        Receiver::refusing(),
+        Receiver::hanging(),
+    );
+    let settings = [
+        ("nothing configured", None),
+        ("metrics", Some(telemetry(&willing, false))),
+        ("metrics and logs", Some(telemetry(&willing, true))),
+        ("receiver refuses", Some(telemetry(&refusing, true))),
+        ("receiver hangs", Some(telemetry(&hanging, true))),
+    ];
+    let daemons = settings.map(|(name, settings)| {
+        let settings = settings.as_ref().map_or(&[][..], |settings| &settings[..]);
+        (name, installed.start(settings).0)
+    });
+    std::thread::sleep(extent.settle);
+    idle(&daemons);
+    under_full_load(relay, &daemons, &extent);
+    added_delay(upstream, &daemons, &extent);
+    sustained(&daemons, &extent);
+    println!(
+        "exports the willing receiver took: {}\n",
+        willing.requests()
+    );
+    rules(&daemons[0].1, &extent);
+}
+
+/// The size of the binary, and how long it takes to its first answers.
+fn start_up(installed: &Installed, extent: &Extent) {
+    println!("binary: {:.2} MiB\n", installed.size());
+    let mut cases: [Box<dyn FnMut() -> [f64; 2]>; 2] = [
+        Box::new(|| [milliseconds(installed.version()); 2]),
+        Box::new(|| {
+            let (daemon, ready) = installed.start(&[]);
+            drop(daemon);
+            [milliseconds(ready.dns), milliseconds(ready.health)]
+        }),
+    ];
+    let rounds = interleave(extent.starts, &mut cases);
+    let spread = |case: usize, part: usize| Spread::of(rounds[case].iter().map(|ms| ms[part]));
+    let mut table = Table::new(&["from exec to", "ms"]);
+    table.row(&[&"the end of --version", &spread(0, 0)]);
+    table.row(&[&"the first DNS answer", &spread(1, 0)]);
+    table.row(&[&"/healthz 200", &spread(1, 1)]);
+    println!("{table}");
+}
+
+/// What a daemon takes that nobody has asked anything.
+fn idle(daemons: &[(&str, Daemon)]) {
+    let mut table = Table::new(&["idle", "RSS MiB", "of it private", "threads", "sockets"]);
+    for (name, daemon) in daemons {
+        let (resident, private) = daemon.process.resident();
+        let mut threads: Vec<_> = daemon.process.threads();
+        threads.sort();
+        let names: Vec<_> = threads.iter().map(|(_, name, _)| name.as_str()).collect();
+        table.row(&[
+            name,
+            &format!("{resident:.2}"),
+            &format!("{private:.2}"),
+            &format!("{} ({})", names.len(), names.join(" ")),
+            &daemon.process.sockets(),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// Queries a second, and processor time of each.
+fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
+    let mut cases: Vec<Box<dyn FnMut() -> Throughput>> =
+        vec![Box::new(|| throughput(relay, extent.round))];
+    for (_, daemon) in daemons {
+        cases.push(Box::new(|| throughput(daemon.target(), extent.round)));
+    }
+    let rounds = interleave(extent.rounds, &mut cases);
+    let rates: Vec<Vec<_>> = rounds
+        .iter()
+        .map(|rounds| rounds.iter().map(|round| round.rate).collect())
+        .collect();
+    println!("{WINDOW} queries outstanding, log at info to a file:");
+    let mut table = Table::new(&[
+        "",
+        "queries/s",
+        "us CPU a query",
+        "share of the relay",
+        "share of no telemetry",
+        "RSS MiB",
+    ]);
+    let names = ["bare relay"].into_iter();
+    let names = names.chain(daemons.iter().map(|(name, _)| *name));
+    for (case, name) in names.enumerate() {
+        let cost = Spread::of(rounds[case].iter().map(|round| round.cost));
+        let resident = match case.checked_sub(1) {
+            Some(daemon) => format!("{:.2}", daemons[daemon].1.process.resident().0),
+            None => String::new(),
+        };
+        table.row(&[
+            &name,
+            &format!("{:.0}", Spread::of(rates[case].iter().copied())),
+            &format!("{cost:.2}"),
+            &format!("{:.2}", Spread::of_ratios(&rates[case], &rates[0])),
+            &format!("{:.2}", Spread::of_ratios(&rates[case], &rates[1])),
+            &resident,
+        ]);
+    }
+    println!("{table}");
+}
+
+/// How much later an answer comes than one that was asked for directly.
+fn added_delay(upstream: std::net::SocketAddr, daemons: &[(&str, Daemon)], extent: &Extent) {
+    let mut cases: Vec<Box<dyn FnMut() -> Delay>> =
+        vec![Box::new(|| delay(upstream, extent.round))];
+    for (_, daemon) in daemons {
+        cases.push(Box::new(|| delay(daemon.dns, extent.round)));
+    }
+    let rounds = interleave(extent.rounds, &mut cases);
+    println!("{RATE} queries a second, microseconds above a direct query of the same round:");
+    let mut table = Table::new(&["", "p50", "p99", "p99, share of no telemetry"]);
+    let direct = &rounds[0];
+    let p99 = |case: usize| -> Vec<f64> { rounds[case].iter().map(|round| round.p99).collect() };
+    let median = |part: fn(&Delay) -> f64| Spread::of(direct.iter().map(part));
+    table.row(&[
+        &"direct query, in full",
+        &format!("{:.0}", median(|round| round.p50)),
+        &format!("{:.0}", median(|round| round.p99)),
+    ]);
+    for (case, (name, _)) in (1..).zip(daemons) {
+        let added = |part: fn(&Delay) -> f64| {
+            let pairs = rounds[case].iter().zip(direct);
+            Spread::of(pairs.map(|(through, direct)| part(through) - part(direct)))
+        };
+        table.row(&[
+            name,
+            &format!("{:.0}", added(|round| round.p50)),
+            &format!("{:.0}", added(|round| round.p99)),
+            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(1))),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// Whether a receiver that is dead for long makes a daemon grow.
+fn sustained(daemons: &[(&str, Daemon)], extent: &Extent) {
+    let targets: Vec<_> = daemons.iter().map(|(_, daemon)| daemon.dns).collect();
+    let resident = || -> Vec<f64> {
+        let daemons = daemons.iter();
+        daemons
+            .map(|(_, daemon)| daemon.process.resident().0)
+            .collect()
+    };
+    let start = Instant::now();
+    let warm = start + extent.warm.min(extent.sustained / 2);
+    let end = start + extent.sustained;
+    let mut answered = load::sustain(&targets, SUSTAINED_RATE, warm);
+    let before = resident();
+    answered += load::sustain(&targets, SUSTAINED_RATE, end);
+    let after = resident();
+    let each = answered / targets.len() as u64;
+    println!(
+        "{SUSTAINED_RATE} queries a second for {:.0} s, {each} answers each:",
+        extent.sustained.as_secs_f64()
+    );
+    let mut table = Table::new(&["", "RSS MiB, warm", "at the end", "growth"]);
+    for ((name, _), (before, after)) in daemons.iter().zip(before.iter().zip(&after)) {
+        table.row(&[
+            name,
+            &format!("{before:.2}"),
+            &format!("{after:.2}"),
+            &format!("{:.2}", after - before),
+        ]);
+    }
+    println!("{table}");
+}
+
+/// The largest policy.
+fn rules(daemon: &Daemon, extent: &Extent) {
+    let rule = |number: usize| match number % 4 {
+        0 | 1 => format!(r#"{{"action":"allow","target":"*.zone{number}.example.com"}}"#),
+        2 => format!(r#"{{"action":"deny","target":"host{number}.service.example.org"}}"#),
+        _ => format!(
+            r#"{{"action":"allow","target":"10.{}.{}.0/24"}}"#,
+            number / 256 % 256,
+            number % 256
+        ),
+    };
+    let rules: Vec<_> = (0..RULES).map(rule).collect();
+    let policy = format!(r#"{{"egress":[{}]}}"#, rules.join(","));
+    let before = daemon.process.resident().0;
+    let times = (0..extent.rounds).map(|_| milliseconds(daemon.replace_policy(&policy)));
+    let times = Spread::of(times);
+    let after = daemon.process.resident().0;
+    println!(
+        "POST /policy of {RULES} rules: {times:.1} ms; RSS {before:.2} MiB before, {after:.2} after"
+    );
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

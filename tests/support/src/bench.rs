@@ -1,0 +1,231 @@
+//! What the benchmarks share: rounds that take turns, what became of them, what a process uses,
+//! and tables.
+//!
+//! A busy machine makes every number larger for a while. So nothing is measured alone: whatever is
+//! compared takes turns, round by round, and a result is the median of the rounds with the
+//! quartiles around it.
+
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Whether `cargo bench` runs this; otherwise a short run has to do, which proves that it works.
+#[must_use]
+pub fn measured() -> bool {
+    std::env::args().any(|argument| argument == "--bench")
+}
+
+/// Runs every case once a round, and returns what each gave.
+pub fn interleave<T>(rounds: usize, cases: &mut [Box<dyn FnMut() -> T + '_>]) -> Vec<Vec<T>> {
+    let mut results: Vec<_> = cases.iter().map(|_| Vec::with_capacity(rounds)).collect();
+    for _ in 0..rounds {
+        for (case, results) in cases.iter_mut().zip(&mut results) {
+            results.push(case());
+        }
+    }
+    results
+}
+
+/// The median of some rounds, and the quartiles around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Spread {
+    /// Half of the rounds are below.
+    pub median: f64,
+    /// A quarter of the rounds is below.
+    pub low: f64,
+    /// A quarter of the rounds is above.
+    pub high: f64,
+}
+
+impl Spread {
+    /// Of `values`; NaN when there are none.
+    #[must_use]
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        Self {
+            median: quantile(&values, 0.5),
+            low: quantile(&values, 0.25),
+            high: quantile(&values, 0.75),
+        }
+    }
+
+    /// Of the ratios of two rows of rounds, round by round.
+    #[must_use]
+    pub fn of_ratios(above: &[f64], below: &[f64]) -> Self {
+        Self::of(above.iter().zip(below).map(|(above, below)| above / below))
+    }
+}
+
+/// With the precision asked for: `{:.2}` is `1.25 (1.20-1.31)`.
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or(1);
+        let (median, low, high) = (self.median, self.low, self.high);
+        write!(f, "{median:.digits$} ({low:.digits$}-{high:.digits$})")
+    }
+}
+
+/// The value below which `share` of the sorted `values` are; NaN when there are none.
+#[must_use]
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let last = values.len().saturating_sub(1);
+    let position = (last as f64 * share).round() as usize;
+    values.get(position).copied().unwrap_or(f64::NAN)
+}
+
+/// A process, as procfs shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Process(pub u32);
+
+impl Process {
+    fn path(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0))
+    }
+
+    /// Its threads: number, name, and processor time so far.
+    #[must_use]
+    pub fn threads(self) -> Vec<(u32, String, Duration)> {
+        let tasks = fs::read_dir(self.path("task")).expect("the process is alive");
+        let thread = |task: PathBuf| {
+            // A thread may end while it is looked at.
+            let name = fs::read_to_string(task.join("comm")).ok()?;
+            let used = fs::read_to_string(task.join("schedstat")).ok()?;
+            let used = used.split_whitespace().next()?.parse().ok()?;
+            let number = task.file_name()?.to_str()?.parse().ok()?;
+            Some((
+                number,
+                name.trim_end().to_owned(),
+                Duration::from_nanos(used),
+            ))
+        };
+        tasks.filter_map(|task| thread(task.ok()?.path())).collect()
+    }
+
+    /// Processor time of the threads that run, or of the one called `only`.
+    #[must_use]
+    pub fn processor_time(self, only: Option<&str>) -> Duration {
+        let threads = self.threads();
+        let counted = threads
+            .iter()
+            .filter(|(_, name, _)| only.is_none_or(|only| name == only));
+        counted.map(|(_, _, used)| *used).sum()
+    }
+
+    /// A line of `/proc/PID/status` in KiB.
+    fn status(self, key: &str) -> f64 {
+        let status = fs::read_to_string(self.path("status")).expect("the process is alive");
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        let number = line.and_then(|line| line.trim_start_matches(':').split_whitespace().next());
+        number.and_then(|number| number.parse().ok()).expect(key)
+    }
+
+    /// Resident memory in MiB: all of it, and the part that is not the binary.
+    #[must_use]
+    pub fn resident(self) -> (f64, f64) {
+        (
+            self.status("VmRSS") / 1024.0,
+            self.status("RssAnon") / 1024.0,
+        )
+    }
+
+    /// How many sockets it has open.
+    #[must_use]
+    pub fn sockets(self) -> usize {
+        let descriptors = fs::read_dir(self.path("fd")).expect("the process is ours");
+        descriptors
+            .filter_map(|descriptor| fs::read_link(descriptor.ok()?.path()).ok())
+            .filter(|target| target.to_string_lossy().starts_with("socket:"))
+            .count()
+    }
+}
+
+/// Rows of text under headings, printed with aligned columns.
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    #[must_use]
+    pub fn new(headings: &[&str]) -> Self {
+        Self {
+            rows: vec![headings.iter().map(ToString::to_string).collect()],
+        }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: &[&dyn fmt::Display]) {
+        self.rows
+            .push(cells.iter().map(ToString::to_string).collect());
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<_> = (0..columns).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::from("  ");
+            for (cell, width) in row.iter().zip(&widths) {
+                line.push_str(&format!("{cell:width$}  "));
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_medians_with_their_quartiles() {
+        let spread = Spread::of([5.0, 1.0, 2.0, 4.0, 3.0]);
+        assert_eq!(format!("{spread:.0}"), "3 (2-4)");
+        let ratios = Spread::of_ratios(&[2.0, 4.0, 9.0], &[1.0, 2.0, 3.0]);
+        assert_eq!(format!("{ratios:.1}"), "2.0 (2.0-3.0)");
+        assert!(Spread::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn cases_take_turns() {
+        let turns = std::cell::RefCell::new(Vec::new());
+        let results = interleave(
+            2,
+            &mut [
+                Box::new(|| turns.borrow_mut().push('a')),
+                Box::new(|| turns.borrow_mut().push('b')),
+            ],
+        );
+        assert_eq!(results.len(), 2);
+        assert_eq!(*turns.borrow(), ['a', 'b', 'a', 'b']);
+    }
+
+    #[test]
+    fn a_process_shows_what_it_uses() {
+        let process = Process(std::process::id());
+        let _socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        assert!(process.sockets() >= 1);
+        let (resident, anonymous) = process.resident();
+        assert!(resident > anonymous && anonymous > 0.0);
+        assert!(process.processor_time(None) > Duration::ZERO);
+        assert_eq!(process.processor_time(Some("nobody")), Duration::ZERO);
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut table = Table::new(&["name", "value"]);
+        table.row(&[&"a longer name", &1]);
+        assert_eq!(
+            table.to_string(),
+            "  name           value\n  a longer name  1\n"
+        );
+    }
+}
