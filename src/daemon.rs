@@ -82,18 +82,27 @@ pub fn run(
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .collect(),
     })
-    .map_err(Fatal::failed(format!(
-        "cannot log to {LOG_OUTPUT}={outputs:?}"
-    )))?;
+    .map_err(|error| match error {
+        log::Error::Open { .. } => start
+            .values
+            .invalid(
+                LOG_OUTPUT,
+                format!("outputs that can be opened, but {error}"),
+            )
+            .into(),
+        log::Error::Thread(_) => Fatal::failed("cannot log")(error),
+    })?;
     for warning in &warnings {
         warn!(log.0, "{warning}");
     }
+    // The process has one place for each of these, so they belong to who runs the process.
+    telemetry::diagnostics::install(&config, &log.1.local());
+    report_panics(log.0.clone());
     let daemon = Daemon {
         telemetry: Telemetry::init(&config, log, &start.connector),
         runtime,
         shutdown: Shutdown::new(),
     };
-    report_panics(daemon.logger().clone());
     watch(signals, &daemon);
     process::observe(
         &daemon.telemetry.meter(process::Metrics::SCOPE),

@@ -6,7 +6,7 @@
 //! without a bound: what cannot be delivered is dropped and counted.
 
 pub mod bridge;
-mod diagnostics;
+pub mod diagnostics;
 pub mod env;
 pub mod export;
 pub mod instrument;
@@ -15,7 +15,7 @@ pub mod process;
 pub mod prometheus;
 mod resource;
 mod scrape;
-mod self_metrics;
+pub mod self_metrics;
 pub mod semconv;
 pub mod series;
 pub mod trace_context;
@@ -154,8 +154,8 @@ impl Telemetry {
         })
     }
 
-    /// Exports what is left, metrics and logs at the same time, then writes what was lost into the
-    /// log and closes it, all within `limit`. Blocks.
+    /// Exports what is left, logs before metrics, then writes what was lost into the log and closes
+    /// it, all within `limit`. Blocks.
     pub fn shutdown(self, limit: Duration) -> Losses {
         /// Left for the log's own outputs.
         const LOG_SHARE: u32 = 5;

@@ -14,7 +14,7 @@ use tracing_core::span::{Attributes, Id, Record};
 use tracing_core::subscriber::Interest;
 use tracing_core::{Dispatch, Event, Level, LevelFilter, Metadata, Subscriber};
 
-use super::env::Diagnostics;
+use super::env::{Config, Diagnostics};
 
 /// How many lines are written in each [`WINDOW`]; the rest is counted.
 const LINES: u32 = 20;
@@ -28,13 +28,16 @@ const MAX_TEXT: usize = 1024;
 /// The crates whose events are forwarded: `opentelemetry`, `opentelemetry_sdk`, ...
 const TARGET: &str = "opentelemetry";
 
-/// Forwards the SDK's events to `logger`, which must not lead back to an exporter. The process has
-/// one place for this: the first caller has it, later ones (tests that run several components)
-/// change nothing.
-pub fn install(diagnostics: Diagnostics, logger: &Logger) {
-    let Diagnostics::Level(level) = diagnostics else {
+/// Forwards the SDK's events to `logger`, which must not lead back to an exporter, if `config`
+/// makes use of the SDK. The process has one place for this, and keeps what comes first: only who
+/// runs the process calls it, so that components which share one do not compete.
+pub fn install(config: &Config, logger: &Logger) {
+    let Diagnostics::Level(level) = config.diagnostics else {
         return;
     };
+    if !config.exports() {
+        return;
+    }
     // An error means that somebody was first.
     let _ = tracing_core::dispatcher::set_global_default(Dispatch::new(Forwarder::new(
         level,
@@ -186,15 +189,15 @@ impl Visit for Fields {
 
 impl KV for Fields {
     fn serialize(&self, _: &slog::Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
-        serializer.emit_str("otel.event".into(), self.name)?;
-        for (name, value) in &self.others {
-            // A field of the SDK must not pass for one of ours.
-            serializer.emit_str(format!("otel.{name}").into(), value)?;
-        }
+        // Last field first, as slog asks for.
         if self.suppressed > 0 {
             serializer.emit_u64("suppressed".into(), self.suppressed)?;
         }
-        Ok(())
+        for (name, value) in self.others.iter().rev() {
+            // A field of the SDK must not pass for one of ours.
+            serializer.emit_str(format!("otel.{name}").into(), value)?;
+        }
+        serializer.emit_str("otel.event".into(), self.name)
     }
 }
 
@@ -265,9 +268,11 @@ mod tests {
         };
         let errors = said(slog::Level::Warning);
         assert_eq!(errors.len(), 1, "{errors:?}");
-        for part in ["ERRO", "otel.event=", "no spaces, please"] {
-            assert!(errors[0].contains(part), "{errors:?}");
-        }
+        assert!(errors[0].starts_with("ERRO "), "{errors:?}");
+        assert!(errors[0].contains("no spaces, please"), "{errors:?}");
+        // What is emitted last is written first.
+        let last = errors[0].rsplit(' ').next().unwrap_or_default();
+        assert!(last.starts_with("otel.event="), "{errors:?}");
         let everything = said(slog::Level::Debug);
         assert!(
             everything.iter().any(|line| line.starts_with("DEBG")),

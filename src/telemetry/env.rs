@@ -344,6 +344,17 @@ impl Config {
         }
     }
 
+    /// Whether anything is exported at all.
+    #[must_use]
+    pub fn exports(&self) -> bool {
+        let (metrics, logs) = (&self.metrics, &self.logs);
+        metrics.otlp.is_some()
+            || metrics.console
+            || metrics.prometheus.is_some()
+            || logs.otlp.is_some()
+            || logs.console
+    }
+
     /// The attributes of every data point and every log line: `sandbox_id`, then the extra ones.
     pub fn shared_attributes(&self) -> impl Iterator<Item = (&str, &str)> {
         self.sandbox_id

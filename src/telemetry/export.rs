@@ -84,18 +84,10 @@ impl Exporters {
     /// to `logger`, which must not lead back to an exporter; the others are made all the same.
     #[must_use]
     pub fn start(config: &Config, logger: &Logger, connector: &Connector) -> Self {
-        let metrics = &config.metrics;
-        let logs = &config.logs;
         let mut exporters = Self::default();
-        let wanted = metrics.otlp.is_some()
-            || metrics.console
-            || metrics.prometheus.is_some()
-            || logs.otlp.is_some()
-            || logs.console;
-        if !wanted {
+        if !config.exports() {
             return exporters;
         }
-        super::diagnostics::install(config.diagnostics, logger);
         let resource = super::resource::of_process(config);
         exporters.start_logs(config, logger, connector, &resource);
         exporters.start_metrics(config, logger, connector, resource);
@@ -231,30 +223,22 @@ impl Exporters {
         ))
     }
 
-    /// Exports what is left, metrics and logs at the same time, for at most `limit`, and counts
-    /// what was lost. Blocks.
+    /// Exports what is left for at most `limit`, and counts what was lost. Blocks.
+    ///
+    /// Logs go first, so that the last metrics tell what became of them. Where their receiver
+    /// hangs, the metrics do not wait longer than half of the time.
     #[must_use]
-    pub fn shutdown(self, limit: Duration) -> super::Losses {
-        let end = Instant::now() + limit;
+    pub fn shutdown(mut self, limit: Duration) -> super::Losses {
+        let start = Instant::now();
+        let end = start + limit;
         self.stop.begin(end);
-        let (done, metrics_done) = std::sync::mpsc::sync_channel(1);
-        let in_background = self.meters.is_some_and(|meters| {
-            // Without a thread the provider goes down here, in the closure's drop.
-            std::thread::Builder::new()
-                .name("otel-shutdown".to_owned())
-                .spawn(move || {
-                    let _ = meters.shutdown_with_timeout(limit);
-                    let _ = done.send(());
-                })
-                .is_ok()
-        });
         self.queues.iter().for_each(Queue::close);
-        let left = || end.saturating_duration_since(Instant::now());
-        for queue in &self.queues {
-            // What did not leave in time is still outstanding below.
-            let _ = queue.wait_closed(left());
-        }
-        let metrics_flushed = !in_background || metrics_done.recv_timeout(left()).is_ok();
+        self.wait_for_logs(start + limit / 2);
+        let metrics_flushed = match self.meters.take() {
+            Some(meters) => end_metrics(meters, end),
+            None => true,
+        };
+        self.wait_for_logs(end);
         let lost = |accounts: &[Arc<Account>]| accounts.iter().map(|a| a.outstanding()).sum();
         super::Losses {
             metric_points: lost(&self.metrics),
@@ -262,6 +246,30 @@ impl Exporters {
             metrics_flushed,
         }
     }
+
+    fn wait_for_logs(&self, until: Instant) {
+        for queue in &self.queues {
+            let left = until.saturating_duration_since(Instant::now());
+            // What does not leave in time is outstanding in its account.
+            let _ = queue.wait_closed(left);
+        }
+    }
+}
+
+/// Collects and exports for the last time; tells whether that was over before `end`. The provider
+/// does not keep to the limit it is given, so it gets a thread that can be left behind.
+fn end_metrics(meters: SdkMeterProvider, end: Instant) -> bool {
+    let left = || end.saturating_duration_since(Instant::now());
+    let limit = left();
+    let (done, metrics_done) = std::sync::mpsc::sync_channel(1);
+    let started = std::thread::Builder::new()
+        .name("otel-shutdown".to_owned())
+        .spawn(move || {
+            let _ = meters.shutdown_with_timeout(limit);
+            let _ = done.send(());
+        });
+    // Without a thread the provider went down here, when the closure was dropped.
+    started.is_err() || metrics_done.recv_timeout(left()).is_ok()
 }
 
 fn report(logger: &Logger, signal: &'static str, result: Result<(), Error>) {

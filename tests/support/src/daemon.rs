@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,7 @@ pub struct Builder<'a> {
     environment: BTreeMap<String, String>,
     namespace: Option<&'a Namespace>,
     ready: Option<Ready>,
+    unheard: bool,
 }
 
 /// How a daemon shows that it is ready.
@@ -61,6 +62,7 @@ impl<'a> Builder<'a> {
             environment: BTreeMap::from([("PATH".to_owned(), path)]),
             namespace: None,
             ready: None,
+            unheard: false,
         }
     }
 
@@ -97,6 +99,13 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn ready_when_line(mut self, text: &str) -> Self {
         self.ready = Some(Ready::Line(text.to_owned()));
+        self
+    }
+
+    /// Nobody reads its standard output until [`Daemon::hear`].
+    #[must_use]
+    pub fn unheard(mut self) -> Self {
+        self.unheard = true;
         self
     }
 
@@ -141,13 +150,17 @@ impl<'a> Builder<'a> {
         let said = Arc::<Watch<Said>>::default();
         let stdout = child.stdout.take().expect("a pipe");
         let stderr = child.stderr.take().expect("a pipe");
-        listen(stdout, said.clone(), |said, line| said.lines.push(line));
         listen(stderr, said.clone(), |said, line| said.errors.push(line));
-        Daemon {
+        let mut daemon = Daemon {
             child,
+            unheard: Some(stdout),
             said,
             status: None,
+        };
+        if !self.unheard {
+            daemon.hear();
         }
+        daemon
     }
 
     fn poll(&self, daemon: &Daemon, address: SocketAddr, path: &str) -> bool {
@@ -198,6 +211,7 @@ fn listen(
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
+    unheard: Option<ChildStdout>,
     said: Arc<Watch<Said>>,
     status: Option<ExitStatus>,
 }
@@ -207,6 +221,47 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Begins to read the standard output of a daemon that was [`Builder::unheard`].
+    pub fn hear(&mut self) {
+        if let Some(stdout) = self.unheard.take() {
+            listen(stdout, self.said.clone(), |said, line| {
+                said.lines.push(line)
+            });
+        }
+    }
+
+    /// A number of `/proc/PID/status`, for example `VmRSS` in KiB or `Threads`.
+    ///
+    /// # Panics
+    ///
+    /// When it is gone, or the kernel does not tell.
+    #[must_use]
+    pub fn status(&self, field: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(path).expect("the daemon's status");
+        let value = status.lines().find_map(|line| {
+            let value = line.strip_prefix(field)?.strip_prefix(':')?;
+            value.split_whitespace().next()?.parse().ok()
+        });
+        value.unwrap_or_else(|| panic!("no {field} in {status}"))
+    }
+
+    /// The names of its threads.
+    ///
+    /// # Panics
+    ///
+    /// When it is gone.
+    #[must_use]
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks
+            .expect("the daemon's threads")
+            // A thread may end while it is looked at.
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
+            .map(|name| name.trim_end().to_owned())
+            .collect()
     }
 
     /// Sends a signal.

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod daemon;
 pub mod dns;
+pub mod egress;
 pub mod http;
 pub mod netns;
 pub mod otlp;

@@ -14,17 +14,26 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 const CARRIER_POLL: Duration = Duration::from_millis(10);
 
+/// Whether this process may create namespaces and change packet filters.
+///
+/// # Errors
+///
+/// Why not.
+pub fn permitted() -> std::io::Result<()> {
+    let probe = || {
+        // SAFETY: the thread unshares only its own network namespace, not its descriptor table,
+        // and ends right away.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+    };
+    let result = std::thread::spawn(probe).join();
+    Ok(result.expect("the probing thread")?)
+}
+
 /// Whether this process may create namespaces and change packet filters; if not, says loudly
 /// that the test was skipped, and why it needs that.
 #[must_use]
 pub fn require_root(why: &str) -> bool {
-    let result = std::thread::spawn(|| {
-        // SAFETY: the thread unshares only its own network namespace, not its descriptor table,
-        // and ends right away.
-        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-    })
-    .join()
-    .expect("the probing thread");
+    let result = permitted();
     if let Err(error) = &result {
         crate::skipped(&format!(
             "needs root ({why}); creating a network namespace: {error}"
