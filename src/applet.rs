@@ -41,6 +41,8 @@ pub struct Applet {
     pub settings: &'static [Group],
     /// What the words that are not flags are.
     pub operands: Operands,
+    /// The exit codes.
+    pub exits: Exits,
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
     /// Reads the whole configuration for its errors and warnings only.
@@ -66,6 +68,9 @@ pub enum Operands {
     Ignored,
     /// Exactly these are needed.
     Required(&'static [Operand]),
+    /// A command line of another program, behind the first `--`. What stands between the flags and
+    /// the `--` is ignored with a warning.
+    Command(Operand),
 }
 
 /// A word an applet needs after its flags.
@@ -77,6 +82,23 @@ pub struct Operand {
     pub words: &'static [&'static str],
     /// What it is for, in one line.
     pub help: &'static str,
+}
+
+/// The exit codes of an applet.
+#[derive(Clone, Copy, Debug)]
+pub struct Exits {
+    /// Every code with its meaning, for the manual page.
+    pub meanings: &'static [(Exit, &'static str)],
+    /// The code of a failure.
+    pub of: fn(&Fatal) -> Exit,
+}
+
+impl Exits {
+    /// The codes of every applet that has no older ones to keep.
+    pub const USUAL: Self = Self {
+        meanings: Exit::MEANINGS,
+        of: Fatal::exit,
+    };
 }
 
 /// What a manual page says besides the settings.
@@ -169,7 +191,7 @@ impl Process<'_> {
             Ok(exit) => exit,
             Err(fatal) => {
                 self.fail(&name, &fatal.to_string());
-                fatal.exit()
+                (applet.exits.of)(&fatal)
             }
         }
     }
@@ -216,6 +238,13 @@ impl Process<'_> {
             Operands::Ignored => Ok(values.ignoring(&line.operands)),
             Operands::Required(expected) => {
                 command::check_operands(expected, &line.operands)?;
+                Ok(values.with_operands(line.operands.clone()))
+            }
+            Operands::Command(operand) => {
+                if line.operands.is_empty() && !line.print_config {
+                    return Err(command::missing(applet, &operand));
+                }
+                let values = values.ignoring(&line.ignored);
                 Ok(values.with_operands(line.operands.clone()))
             }
         }
@@ -308,6 +337,7 @@ mod tests {
             banner: None,
             settings: &[],
             operands: Operands::Ignored,
+            exits: Exits::USUAL,
             manual: Manual {
                 files: &[],
                 signals: &[],
@@ -319,6 +349,24 @@ mod tests {
     }
 
     const NAMED: &[Applet] = &[applet("gate"), applet("execd"), applet("fast-gate")];
+
+    #[test]
+    fn an_applet_may_have_exit_codes_of_its_own() {
+        let applet = Applet {
+            exits: Exits {
+                meanings: &[],
+                of: |_| Exit::Setup,
+            },
+            ..applet("gate")
+        };
+        let process = Process {
+            arguments: ["gate", "--unknown"].map(OsString::from).to_vec(),
+            environment: &|_| None,
+            stdout: &mut io::sink(),
+            stderr: &mut io::sink(),
+        };
+        assert_eq!(process.run(&[applet]).code(), 2);
+    }
 
     #[test]
     fn the_end_of_a_file_name_selects_the_longest_applet() {

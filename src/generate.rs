@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use crate::applet::{APPLETS, Applet, Manual, Operand, Operands, PROGRAM, command, program};
+use crate::applet::{APPLETS, Applet, Exits, Manual, Operand, Operands, PROGRAM, command, program};
 use crate::config::{Setting, Values};
 use crate::lifecycle::{Exit, Fatal};
 
@@ -39,6 +39,7 @@ pub const APPLET: Applet = Applet {
             help: "The directory to write into",
         },
     ]),
+    exits: Exits::USUAL,
     manual: Manual {
         files: &[],
         signals: &[],
@@ -120,7 +121,7 @@ fn overview(applets: &[Applet]) -> io::Result<Page> {
         .map(|applet| (format!("{PROGRAM}-{}(1)", applet.name), applet.about))
         .collect();
     terms(&mut roff, "APPLETS", &applets);
-    terms(&mut roff, "EXIT STATUS", &exit_status());
+    terms(&mut roff, "EXIT STATUS", &exit_status(Exit::MEANINGS));
     roff.to_writer(&mut content)?;
     Ok((format!("{PROGRAM}.1"), content))
 }
@@ -138,7 +139,11 @@ fn page(applet: &Applet) -> io::Result<Page> {
     let mut roff = Roff::new();
     environment(&mut roff, applet);
     terms(&mut roff, "FILES", applet.manual.files);
-    terms(&mut roff, "EXIT STATUS", &exit_status());
+    terms(
+        &mut roff,
+        "EXIT STATUS",
+        &exit_status(applet.exits.meanings),
+    );
     terms(&mut roff, "SIGNALS", applet.manual.signals);
     examples(&mut roff, applet.manual.examples);
     roff.control("SH", ["SEE ALSO"]);
@@ -164,9 +169,9 @@ fn environment(roff: &mut Roff, applet: &Applet) {
     terms(roff, "ENVIRONMENT", &variables);
 }
 
-fn exit_status() -> Vec<(String, &'static str)> {
+fn exit_status(meanings: &[(Exit, &'static str)]) -> Vec<(String, &'static str)> {
     let status = |(exit, meaning): &(Exit, &'static str)| (exit.code().to_string(), *meaning);
-    Exit::MEANINGS.iter().map(status).collect()
+    meanings.iter().map(status).collect()
 }
 
 /// A section of terms with their meanings; nothing if there are none.

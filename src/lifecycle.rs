@@ -34,10 +34,13 @@ pub enum Exit {
     /// 64 (`EX_USAGE` of sysexits.h): the command line or the configuration cannot be used;
     /// nothing was bound, opened or started.
     Usage,
+    /// 2: what [`Exit::Usage`] says, and any other failure before or outside the work, from an
+    /// applet whose callers know the exit codes of the Go component.
+    Setup,
 }
 
 impl Exit {
-    /// Every code with its meaning, for the manual pages.
+    /// The codes of most applets with their meaning, for the manual pages.
     pub const MEANINGS: &[(Self, &str)] = &[
         (
             Self::Success,
@@ -60,6 +63,7 @@ impl Exit {
             Self::Success => 0,
             Self::Failure => 1,
             Self::Usage => 64,
+            Self::Setup => 2,
         }
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Line {
     pub print_config: bool,
     /// The words after the flags.
     pub operands: Vec<OsString>,
+    /// Words that mean nothing, of an applet that takes a command behind `--`.
+    pub ignored: Vec<OsString>,
 }
 
 /// The whole program, for its help, manual page and completions.
@@ -74,23 +76,40 @@ pub fn command(applet: &Applet) -> Command {
         let arguments = group.settings.iter().map(setting);
         command = command.args(arguments.map(|argument| argument.help_heading(group.heading)));
     }
-    if let Operands::Required(operands) = applet.operands {
-        let names: String = operands.iter().map(|o| format!(" {}", o.name)).collect();
-        command = command.override_usage(format!("{PROGRAM} {}{names}", applet.name));
-        let argument = |operand: &Operand| {
-            let argument = Arg::new(operand.name).required(true).help(operand.help);
-            match operand.words {
-                [] => argument.value_hint(clap::ValueHint::AnyPath),
-                words => argument.value_parser(words.to_vec()),
-            }
-        };
-        command = command.args(operands.iter().map(argument));
-    } else {
-        let help = "Print every setting with its value and origin, secrets masked, and exit";
-        command = command
-            .override_usage(format!("{PROGRAM} {} [OPTIONS]", applet.name))
-            .arg(flag(PRINT_CONFIG, help));
-    }
+    let print_config = flag(
+        PRINT_CONFIG,
+        "Print every setting with its value and origin, secrets masked, and exit",
+    );
+    let usage = format!("{PROGRAM} {}", applet.name);
+    command = match applet.operands {
+        Operands::Required(operands) => {
+            let names: String = operands.iter().map(|o| format!(" {}", o.name)).collect();
+            let argument = |operand: &Operand| {
+                let argument = Arg::new(operand.name).required(true).help(operand.help);
+                match operand.words {
+                    [] => argument.value_hint(clap::ValueHint::AnyPath),
+                    words => argument.value_parser(words.to_vec()),
+                }
+            };
+            command
+                .override_usage(format!("{usage}{names}"))
+                .args(operands.iter().map(argument))
+        }
+        Operands::Ignored => command
+            .override_usage(format!("{usage} [OPTIONS]"))
+            .arg(print_config),
+        Operands::Command(Operand { name, help, .. }) => command
+            .override_usage(format!("{usage} [OPTIONS] -- {name} [ARGUMENT]..."))
+            .arg(print_config)
+            .arg(
+                Arg::new(name)
+                    .required(true)
+                    .num_args(1..)
+                    .last(true)
+                    .value_hint(clap::ValueHint::CommandWithArguments)
+                    .help(help),
+            ),
+    };
     command
         .arg(flag(VERSION, "Print the version").short('V'))
         .arg(flag(HELP, "Print help").short('h'))
@@ -137,7 +156,17 @@ fn setting(setting: &Setting) -> Arg {
 ///
 /// A flag that does not exist or has no usable value, as one line.
 pub(super) fn parse(applet: &Applet, arguments: &[OsString]) -> Result<Parsed, Error> {
-    let (flags, operands) = spell_out(applet, arguments);
+    let (flags, operands, ignored) = match applet.operands {
+        Operands::Command(_) => {
+            let (own, command) = split_command(arguments);
+            let (flags, ignored) = spell_out(applet, own);
+            (flags, command, ignored)
+        }
+        Operands::Ignored | Operands::Required(_) => {
+            let (flags, operands) = spell_out(applet, arguments);
+            (flags, operands, &[][..])
+        }
+    };
     // The operands are judged apart from the flags, so that daemons can ignore theirs.
     let command =
         command(applet)
@@ -164,7 +193,15 @@ pub(super) fn parse(applet: &Applet, arguments: &[OsString]) -> Result<Parsed, E
         flags,
         print_config: matches!(matches.try_get_one(PRINT_CONFIG), Ok(Some(true))),
         operands: operands.to_vec(),
+        ignored: ignored.to_vec(),
     }))
+}
+
+/// Splits the arguments at the first `--`, wherever it is: what follows is another program's.
+fn split_command(arguments: &[OsString]) -> (&[OsString], &[OsString]) {
+    let own = arguments.iter().take_while(|word| *word != "--").count();
+    let (own, command) = arguments.split_at(own);
+    (own, command.get(1..).unwrap_or_default())
 }
 
 /// Splits the arguments at the first word that is no flag, with every flag before it spelled
@@ -226,6 +263,15 @@ fn one_line(applet: &Applet, error: &clap::Error) -> String {
     format!("{message} (see {PROGRAM} {} --help)", applet.name)
 }
 
+/// The error of a command line without the command that the applet runs.
+pub(super) fn missing(applet: &Applet, operand: &Operand) -> Error {
+    let what = operand.name.to_lowercase();
+    Error::Usage(format!(
+        "missing {what} command after `--` (see {PROGRAM} {} --help)",
+        applet.name
+    ))
+}
+
 /// Checks the operands of an applet that needs some.
 ///
 /// # Errors
@@ -252,7 +298,7 @@ pub(super) fn check_operands(expected: &[Operand], given: &[OsString]) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::applet::{Group, Manual};
+    use crate::applet::{Exits, Group, Manual};
     use crate::lifecycle::Exit;
 
     const fn text(flag: &'static str) -> Setting {
@@ -286,6 +332,7 @@ mod tests {
             ],
         }],
         operands: Operands::Ignored,
+        exits: Exits::USUAL,
         manual: Manual {
             files: &[],
             signals: &[],
@@ -297,8 +344,12 @@ mod tests {
 
     /// What the words mean: `name=value` for each flag, then `| operand...`; or the error.
     fn read(words: &str) -> Result<String, String> {
+        read_as(&APPLET, words)
+    }
+
+    fn read_as(applet: &Applet, words: &str) -> Result<String, String> {
         let words: Vec<_> = words.split_whitespace().map(OsString::from).collect();
-        match parse(&APPLET, &words).map_err(|error| error.to_string())? {
+        match parse(applet, &words).map_err(|error| error.to_string())? {
             Parsed::Help => Ok("help".to_owned()),
             Parsed::Version => Ok("version".to_owned()),
             Parsed::Line(line) => {
@@ -351,6 +402,41 @@ mod tests {
         ] {
             assert_eq!(read(words), Ok(expected.to_owned()), "{words}");
         }
+    }
+
+    #[test]
+    fn a_command_begins_at_the_first_two_dashes_wherever_they_are() {
+        let applet = Applet {
+            operands: Operands::Command(Operand {
+                name: "WORKER",
+                words: &[],
+                help: "A command",
+            }),
+            ..APPLET
+        };
+        for (words, expected) in [
+            ("--name=a -- /bin/sh -c x", "name=a | /bin/sh -c x"),
+            ("--name=a -- sh -c foo -- bar", "name=a | sh -c foo -- bar"),
+            ("-- sh", "| sh"),
+            ("-- --name=b", "| --name=b"),
+            ("--name=a", "name=a"),
+            ("--name=a --", "name=a"),
+            ("", ""),
+            ("-name a tail -port 1 -- sh", "name=a | sh"),
+            ("--help -- sh", "help"),
+            ("-- sh --help", "| sh --help"),
+        ] {
+            let read = read_as(&applet, words);
+            assert_eq!(read, Ok(expected.to_owned()), "{words}");
+        }
+        // The value of a flag is never taken from the command.
+        let error = read_as(&applet, "--name -- sh").unwrap_err();
+        assert!(error.starts_with("a value is required"), "{error}");
+        let words = ["-port", "1", "tail", "-loud", "--", "sh"].map(OsString::from);
+        let Ok(Parsed::Line(line)) = parse(&applet, &words) else {
+            panic!("not a command line to run");
+        };
+        assert_eq!(line.ignored, ["tail", "-loud"]);
     }
 
     #[test]

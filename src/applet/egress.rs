@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Applet, Group, Manual, Operands, PROGRAM_SETTINGS};
+use super::{Applet, Exits, Group, Manual, Operands, PROGRAM_SETTINGS};
 use crate::config::{Error, Values, Warning};
 use crate::lifecycle::Signals;
 use crate::telemetry::Component;
@@ -42,6 +42,7 @@ pub const APPLET: Applet = Applet {
         },
     ],
     operands: Operands::Ignored,
+    exits: Exits::USUAL,
     manual: Manual {
         files: &[
             (
