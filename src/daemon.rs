@@ -25,6 +25,12 @@ pub const SETTINGS: &[Setting] = &[Setting {
 
 const LOG_OUTPUT: &str = "OPENSANDBOX_LOG_OUTPUT";
 
+/// Where the log goes.
+#[must_use]
+pub fn log_destinations(values: &Values) -> Vec<Destination> {
+    Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default())
+}
+
 /// How a daemon is started.
 pub struct Start<'a> {
     /// Which daemon.
@@ -76,7 +82,7 @@ pub fn run(
     let log = log::build(&LogConfig {
         name: start.component.logger(),
         threshold: start.threshold,
-        destinations: Destination::parse_list(outputs),
+        destinations: log_destinations(start.values),
         baseline: config
             .shared_attributes()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))

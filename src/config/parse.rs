@@ -40,6 +40,40 @@ pub fn duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
+/// A duration as Go's `Duration.String` writes it: `5m0s`, `1.5s`, `20ms`, `0s`.
+#[must_use]
+pub fn duration_text(duration: Duration) -> String {
+    let nanoseconds = duration.as_nanos();
+    let (unit, size) = match nanoseconds {
+        0..1_000 => ("ns", 1),
+        1_000..1_000_000 => ("\u{b5}s", 1_000),
+        1_000_000..1_000_000_000 => ("ms", 1_000_000),
+        _ => ("s", 1_000_000_000),
+    };
+    if nanoseconds == 0 {
+        return "0s".to_owned();
+    }
+    let (mut whole, fraction) = (nanoseconds / size, nanoseconds % size);
+    let mut text = String::new();
+    if unit == "s" && whole >= 60 {
+        let minutes = whole / 60;
+        whole %= 60;
+        if minutes >= 60 {
+            text.push_str(&format!("{}h", minutes / 60));
+        }
+        text.push_str(&format!("{}m", minutes % 60));
+    }
+    text.push_str(&whole.to_string());
+    if fraction > 0 {
+        let digits = size.ilog10() as usize;
+        let fraction = format!("{fraction:0digits$}");
+        text.push('.');
+        text.push_str(fraction.trim_end_matches('0'));
+    }
+    text.push_str(unit);
+    text
+}
+
 /// Nanoseconds in one of Go's units.
 fn nanoseconds(unit: &str) -> Option<u64> {
     Some(match unit {
@@ -107,6 +141,26 @@ mod tests {
     }
 
     #[test]
+    fn durations_are_written_as_go_writes_them() {
+        for (nanoseconds, expected) in [
+            (0, "0s"),
+            (1, "1ns"),
+            (1_100, "1.1\u{b5}s"),
+            (2_200_000, "2.2ms"),
+            (500_000_000, "500ms"),
+            (3_300_000_000, "3.3s"),
+            (90_000_000_000, "1m30s"),
+            (300_000_000_000, "5m0s"),
+            (245_001_000_000, "4m5.001s"),
+            (3_600_000_000_000, "1h0m0s"),
+            (18_367_001_000_000, "5h6m7.001s"),
+        ] {
+            let duration = Duration::from_nanos(nanoseconds);
+            assert_eq!(duration_text(duration), expected);
+        }
+    }
+
+    #[test]
     fn switches_are_closed_words() {
         for text in ["1", "t", "T", "TRUE", "true", "True", "y", "Yes", "ON"] {
             assert_eq!(switch(text), Some(true), "{text}");
@@ -124,6 +178,12 @@ mod tests {
         fn no_text_panics(text in ".{0,24}") {
             let _ = duration(&text);
             let _ = switch(&text);
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(nanoseconds: u64) {
+            let written = Duration::from_nanos(nanoseconds);
+            proptest::prop_assert_eq!(duration(&duration_text(written)), Some(written));
         }
 
         #[test]

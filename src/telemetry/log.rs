@@ -7,6 +7,7 @@
 //! Never reads the environment, and never decides what an applet has to say.
 
 mod destination;
+mod direct;
 mod dropped;
 mod encoder;
 mod file;
@@ -29,6 +30,7 @@ use opentelemetry::Context;
 use slog::{Drain, Logger, OwnedKVList, Record, b, o, record};
 
 pub use destination::Destination;
+pub use direct::{LineWriter, MAX_STREAM_LINE, direct};
 pub use dropped::{Dropped, Reason};
 pub use level::Threshold;
 pub use nested::Nested;
@@ -88,11 +90,7 @@ pub enum Error {
 pub fn build(config: &LogConfig) -> Result<(Logger, LogGuard), Error> {
     let mut sinks = Vec::with_capacity(config.destinations.len());
     for destination in &config.destinations {
-        let name = match destination {
-            Destination::Stdout => "stdout".to_owned(),
-            Destination::Stderr => "stderr".to_owned(),
-            Destination::File(path) => path.display().to_string(),
-        };
+        let name = destination.to_string();
         match Sink::open(destination, Rotation::default()) {
             Ok(sink) => sinks.push((name, sink)),
             Err(source) => {

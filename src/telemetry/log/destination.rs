@@ -1,5 +1,6 @@
 //! Where records go, as an operator writes it (`OPENSANDBOX_LOG_OUTPUT`). Pure: opens nothing.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// One place records are written to.
@@ -11,6 +12,17 @@ pub enum Destination {
     Stderr,
     /// A file that is appended to and rotated.
     File(PathBuf),
+}
+
+/// As the operator wrote it.
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Stdout => f.write_str("stdout"),
+            Destination::Stderr => f.write_str("stderr"),
+            Destination::File(path) => path.display().fmt(f),
+        }
+    }
 }
 
 impl Destination {

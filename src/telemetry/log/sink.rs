@@ -1,9 +1,9 @@
-//! The places lines are written to: streams and rotating files. Called by the writer thread
-//! alone, which may block here as long as it takes.
+//! The places lines are written to: streams and rotating files. The writer thread may block here
+//! as long as it takes; the direct log asks first whether a stream has room.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -79,6 +79,12 @@ pub(super) struct Stream {
     file: File,
     /// Part of a line was written before an error: the next line must not be glued to it.
     torn: bool,
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 impl Stream {

@@ -63,10 +63,22 @@ impl Formatter {
 
 /// `time` in RFC 3339 form, UTC, without a fraction.
 pub(crate) fn rfc3339_seconds(time: SystemTime) -> String {
+    format!("{}Z", to_the_second(time))
+}
+
+/// `time` in RFC 3339 form, UTC, with as many fractional digits as it needs, at most nine: what
+/// Go's `time.RFC3339Nano` gives.
+pub(crate) fn rfc3339_nanoseconds(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let fraction = format!(".{:09}", since_epoch.subsec_nanos());
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{}{fraction}Z", to_the_second(time))
+}
+
+fn to_the_second(time: SystemTime) -> String {
     let mut formatter = Formatter::default();
     let text = formatter.rfc3339(time);
-    let to_the_second = text.split('.').next().unwrap_or_default();
-    format!("{to_the_second}Z")
+    text.split('.').next().unwrap_or_default().to_owned()
 }
 
 /// `time` in the form of a backup name: RFC 3339 without its colons and its `Z`, as the Go
@@ -179,6 +191,19 @@ mod tests {
             ),
         ] {
             assert_eq!(formatter.rfc3339(time), expected);
+        }
+    }
+
+    #[test]
+    fn nanoseconds_without_trailing_zeros() {
+        for (nanoseconds, expected) in [
+            (0, "2026-11-20T23:51:47Z"),
+            (1, "2026-11-20T23:51:47.000000001Z"),
+            (160_000_000, "2026-11-20T23:51:47.16Z"),
+            (999_999_999, "2026-11-20T23:51:47.999999999Z"),
+        ] {
+            let time = at(1_795_218_707, 0) + Duration::from_nanos(nanoseconds);
+            assert_eq!(rfc3339_nanoseconds(time), expected);
         }
     }
 
