@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod egress;
 pub mod execd;
+pub mod footprint;
 pub mod generate;
 pub mod host;
 pub mod http;
