@@ -28,6 +28,7 @@ complete -c opensandbox -n "__fish_opensandbox_needs_command" -l list -d 'Print 
 complete -c opensandbox -n "__fish_opensandbox_needs_command" -s V -l version -d 'Print the version'
 complete -c opensandbox -n "__fish_opensandbox_needs_command" -s h -l help -d 'Print help, of an applet with help APPLET'
 complete -c opensandbox -n "__fish_opensandbox_needs_command" -f -a "egress" -d 'Decides by name what a sandbox may reach, and records it'
+complete -c opensandbox -n "__fish_opensandbox_needs_command" -f -a "supervisor" -d 'Keeps one worker running, as process 1 of a container or below it'
 complete -c opensandbox -n "__fish_opensandbox_needs_command" -f -a "generate" -d 'Writes the manual pages or the shell completions of this program'
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l mode -d 'How the policy is enforced. `dns`: DNS answers decide, and port 53 is redirected to the filter' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l rules -d 'Initial policy as JSON; without one everything is denied' -r
@@ -104,5 +105,73 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l banne
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l print-config -d 'Print every setting with its value and origin, secrets masked, and exit'
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -s V -l version -d 'Print the version'
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -s h -l help -d 'Print help'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l name -d 'Name of the worker in events; unset: the file name of its command' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l pre-start -d 'Executables run before each launch, without arguments or a shell; may be repeated' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l post-exit -d 'Executables run after each end of the worker, with WORKER_* variables; may be repeated' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l pre-start-timeout -d 'Time each pre-start hook has before it is killed' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l post-exit-timeout -d 'Time each post-exit hook has before it is killed' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l grace-period -d 'Time the worker has to end after SIGTERM before its process group is killed' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l forward-signals -d 'Signals passed on to the worker, of HUP, QUIT, USR1, USR2, WINCH' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l backoff-min -d 'Pause before the first restart; it doubles with each further one' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l backoff-max -d 'Longest pause before a restart' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l backoff-jitter -d 'Random share by which a pause is shortened or lengthened; 0: none' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l stable-after -d 'Run time after which the pause begins at its minimum again' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l burst-window -d 'Time within which launches count as a crash loop' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l burst-max -d 'Launches within the window that make a crash loop' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l on-burst-exit -d 'End with exit code 1 on a crash loop instead of restarting for ever' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l event-log -d 'File of events, one JSON object a line, rotated; unset: standard error' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l log-level -d 'How much is logged: debug, info, warn, error' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l log-output -d 'Where the log goes: comma list of stdout, stderr and file paths; files are rotated' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-sdk-disabled -d 'Export nothing over OpenTelemetry; the log on standard output is unaffected' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-metrics-exporter -d 'Comma list of otlp, console, prometheus, none; unset: otlp when a metrics endpoint is known' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-logs-exporter -d 'Comma list of otlp, console, none; unset: otlp when a logs endpoint is known' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-endpoint -d 'Base URL of the OTLP receiver; /v1/metrics and /v1/logs are appended for HTTP' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-endpoint -d 'URL metrics are sent to, used as it is' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-endpoint -d 'URL logs are sent to, used as it is' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-protocol -d 'http/protobuf, http/json or grpc' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-protocol -d 'The protocol, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-protocol -d 'The protocol, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-headers -d 'Headers of every export, as key=value,key2=value2, percent-encoded' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-headers -d 'The headers, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-headers -d 'The headers, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-timeout -d 'Longest time one batch may take, retries included, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-timeout -d 'The timeout, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-timeout -d 'The timeout, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-compression -d 'gzip or none' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-compression -d 'The compression, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-compression -d 'The compression, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-insecure -d 'false: a gRPC endpoint without a scheme uses TLS' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-insecure -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-insecure -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-certificate -d 'File with the trusted certificates of the receiver, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-certificate -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-certificate -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-client-certificate -d 'File with the client certificate chain, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-client-certificate -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-client-certificate -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-client-key -d 'File with the client\'s private key, PEM' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-client-key -d 'The same, for metrics only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-logs-client-key -d 'The same, for logs only' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-service-name -d 'service.name of the resource; unset: opensandbox-<component>-<version>' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-resource-attributes -d 'Attributes of the resource, as key=value,key2=value2, percent-encoded' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-metric-export-interval -d 'Milliseconds between two metric exports' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-metric-export-timeout -d 'Longest time one metric export may take, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-blrp-schedule-delay -d 'Longest time a log record waits for its batch, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-blrp-export-timeout -d 'Longest time one log export may take, in milliseconds' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-blrp-max-queue-size -d 'Log records that may wait for export; further ones are dropped and counted' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-blrp-max-export-batch-size -d 'Log records in one export' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-temporality-preference -d 'cumulative, delta or lowmemory' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-otlp-metrics-default-histogram-aggregation -d 'explicit_bucket_histogram or base2_exponential_bucket_histogram' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-prometheus-host -d 'Address the scrape endpoint listens on' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-exporter-prometheus-port -d 'Port the scrape endpoint listens on' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-semconv-stability-opt-in -d 'http: the stable HTTP attribute keys; http/dup: both' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otel-log-level -d 'Verbosity of the OpenTelemetry SDK about itself: none, error, warn, info, debug, trace' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l otlp-node-fallback -d 'With no endpoint set, export to port 4318 of the node (HOST_IP, else /etc/hostinfo)' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l host-ip -d 'Address of the node, for the node fallback' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l config -d 'TOML file of settings, keys named like the flags; variables and flags win over it' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l banner -d 'Print version and platform on standard output before the first log line' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -l print-config -d 'Print every setting with its value and origin, secrets masked, and exit'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -s V -l version -d 'Print the version'
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand supervisor" -s h -l help -d 'Print help'
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand generate" -s V -l version -d 'Print the version'
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand generate" -s h -l help -d 'Print help'

@@ -7,6 +7,7 @@
 
 mod command;
 mod egress;
+mod supervisor;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, Write};
@@ -24,7 +25,7 @@ pub use command::{command, program};
 pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
-pub const APPLETS: &[Applet] = &[egress::APPLET, generate::APPLET];
+pub const APPLETS: &[Applet] = &[egress::APPLET, supervisor::APPLET, generate::APPLET];
 
 /// One of the programs in this binary.
 #[derive(Clone, Copy, Debug)]

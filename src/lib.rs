@@ -14,5 +14,6 @@ pub mod host;
 pub mod http;
 pub mod lifecycle;
 pub mod runtime;
+pub mod supervisor;
 pub mod telemetry;
 pub mod version;
