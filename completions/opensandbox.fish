@@ -45,7 +45,7 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-u
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe -d 'Name the health probe asks for: the root asks for NS, any other name for A' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe-interval -d 'Seconds between health probes, 1 to 3600' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l nameserver-exempt -d 'Resolver addresses the workload may ask directly, past the policy; comma list of literal addresses' -r
-complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l deny-webhook -d 'URL that is told of each denied query' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l deny-webhook -d 'URL that is told of each denied query; shown nowhere, as such addresses often carry a key' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l allow-unenforced -d 'Start without CAP_NET_ADMIN: names are filtered only for clients that ask the filter by themselves' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l teardown-on-exit -d 'Remove the kernel\'s redirect at a graceful stop; by default it stays, and DNS stays closed' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l log-level -d 'debug, info, warn, error, or fatal for silence; SIGUSR1 and SIGUSR2 change it later' -r

@@ -79,6 +79,25 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     let mark = Mark::random().map_err(Fatal::failed("cannot draw a packet mark"))?;
     let (redirect, health) = install_redirect(&config, mark, logger)?;
     let redirect: SharedRedirect = Arc::new(Mutex::new(redirect));
+    let served = serve(&config, resolver, daemon, mark, &redirect, health);
+    // Only an end that was asked for may open DNS.
+    let teardown = config.teardown_on_exit && served.is_ok();
+    end_redirect(lock(&redirect).take(), teardown, logger);
+    served?;
+    info!(logger, "egress shutdown complete");
+    Ok(Exit::Success)
+}
+
+/// Filters and answers until the daemon is asked to end.
+fn serve(
+    config: &Config,
+    resolver: &UpstreamResolver,
+    daemon: &Daemon,
+    mark: Mark,
+    redirect: &SharedRedirect,
+    health: Health,
+) -> Result<(), Fatal> {
+    let logger = daemon.logger();
     let spawner = daemon.runtime.spawner();
 
     let webhook = config.deny_webhook.clone().map(|target| {
@@ -124,9 +143,9 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     .map_err(Fatal::failed("cannot enforce the initial policy"))?;
     let writer = Arc::new(writer);
 
-    let hooks = dns_hooks(mark, &redirect, logger);
+    let hooks = dns_hooks(mark, redirect, logger);
     let filter = dns::start(
-        dns_config(&config),
+        dns_config(config),
         writer.live(),
         Arc::clone(&observer),
         hooks,
@@ -139,8 +158,10 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
         body_bytes: api::MAX_BODY as u64,
         ..Limits::default()
     };
-    let server = Server::bind(std::slice::from_ref(&config.http_address), limits)
-        .map_err(Fatal::failed("failed to start policy server"))?;
+    let server =
+        Server::bind(std::slice::from_ref(&config.http_address), limits).map_err(Fatal::failed(
+            "failed to start policy server, choose where with OPENSANDBOX_EGRESS_HTTP_ADDR",
+        ))?;
     let ids = getrandom::u64().map_err(Fatal::failed("cannot draw request ids"))?;
     let settings = api::Settings {
         token: Token::new(
@@ -186,9 +207,7 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
         warn!(logger, "policy server: {cut}");
     }
     observer.conclude();
-    end_redirect(lock(&redirect).take(), config.teardown_on_exit, logger);
-    info!(logger, "egress shutdown complete");
-    Ok(Exit::Success)
+    Ok(())
 }
 
 fn webhook_connector(
@@ -228,11 +247,14 @@ fn install_redirect(
         Err(cause) if cause.is_unavailable() && config.allow_unenforced => {
             error!(
                 logger,
-                "NOT ENFORCED: {cause}; names are filtered only for clients that ask the filter by themselves"
+                "NOT ENFORCED: names are filtered only for clients that ask the filter by themselves: {cause}"
             );
             let missing = "dns is not redirected: OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true";
             Ok((None, Health::Degraded(missing.to_owned())))
         }
+        Err(cause) if cause.is_unavailable() => Err(Fatal::failed(
+            "failed to install the dns redirect, without which OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true filters DNS only for clients that ask the filter by themselves",
+        )(cause)),
         Err(cause) => Err(Fatal::failed("failed to install the dns redirect")(cause)),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use http::request::Parts;
+use slog::warn;
 
 use super::events::{Observer, Requested};
 use crate::http::server::{self, Access, Peer};
@@ -23,5 +24,13 @@ impl server::Observer for Account {
             elapsed: access.duration,
         }
         .emit(&self.0);
+    }
+
+    fn accept_failed(&self, error: &std::io::Error) {
+        // The server pauses after each, so there is no more than a line a second for long.
+        warn!(
+            self.0.logger(),
+            "policy server: cannot accept a connection: {error}"
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::dns::is_probe_name;
 use super::dns::upstream::{Source, parse_list};
+use super::policy::Policy;
 use super::webhook::Target;
 use crate::config::{Error, Kind, Setting, Values, Warning};
 use crate::http::listen::Listen;
@@ -128,8 +130,8 @@ pub const SETTINGS: &[Setting] = &[
         flag: "deny-webhook",
         variable: "OPENSANDBOX_EGRESS_DENY_WEBHOOK",
         default: "",
-        kind: Kind::Text,
-        help: "URL that is told of each denied query",
+        kind: Kind::Secret,
+        help: "URL that is told of each denied query; shown nowhere, as such addresses often carry a key",
     },
     Setting {
         flag: "allow-unenforced",
@@ -214,7 +216,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// The mode, the listen port, an upstream or the token file cannot be used as given.
+    /// The mode, the policy, a listen address, an upstream, the name to probe, the webhook or the
+    /// token file cannot be used as given.
     pub fn read(
         values: &Values,
         read_file: &dyn Fn(&Path) -> std::io::Result<String>,
@@ -237,12 +240,10 @@ impl Config {
                 .map(str::trim)
                 .filter(|text| !text.is_empty())
         };
+        let policy_file = trimmed("OPENSANDBOX_EGRESS_POLICY_FILE").map(PathBuf::from);
         Ok(Self {
-            rules: values
-                .get("OPENSANDBOX_EGRESS_RULES")
-                .unwrap_or_default()
-                .to_owned(),
-            policy_file: trimmed("OPENSANDBOX_EGRESS_POLICY_FILE").map(PathBuf::from),
+            rules: rules(values, policy_file.is_some())?,
+            policy_file,
             rules_dir: PathBuf::from(trimmed("OPENSANDBOX_EGRESS_RULES_DIR").unwrap_or_default()),
             rules_interval: seconds(
                 values,
@@ -264,9 +265,7 @@ impl Config {
                 MAX_UPSTREAM_TIMEOUT,
                 warnings,
             ),
-            probe_name: trimmed("OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE")
-                .unwrap_or(".")
-                .to_owned(),
+            probe_name: probe_name(values)?,
             probe_interval: seconds(
                 values,
                 "OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE_INTERVAL_SEC",
@@ -329,8 +328,32 @@ fn upstreams(values: &Values) -> Result<Source, Error> {
     let Some(text) = values.get(UPSTREAM).filter(|text| !text.trim().is_empty()) else {
         return Ok(Source::File(PathBuf::from(RESOLV_CONF)));
     };
-    let list = parse_list(text).map_err(|cause| Error::Usage(format!("{UPSTREAM}: {cause}")))?;
+    // The cause names the variable.
+    let list = parse_list(text).map_err(|cause| Error::Usage(cause.to_string()))?;
     Ok(Source::List(list))
+}
+
+/// The policy as text. It must be one, unless there is a file that may be used in its stead.
+fn rules(values: &Values, or_file: bool) -> Result<String, Error> {
+    const RULES: &str = "OPENSANDBOX_EGRESS_RULES";
+    let text = values.get(RULES).unwrap_or_default();
+    match Policy::parse(text.as_bytes()) {
+        Err(cause) if !or_file => Err(Error::Usage(format!(
+            "{RULES} (from {}) is not a policy: {cause}",
+            values.origin(RULES)
+        ))),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+fn probe_name(values: &Values) -> Result<String, Error> {
+    const PROBE: &str = "OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE";
+    let name = values.get(PROBE).unwrap_or(".").trim();
+    if is_probe_name(name) {
+        Ok(name.to_owned())
+    } else {
+        Err(values.invalid(PROBE, "a domain name, or . for the root"))
+    }
 }
 
 fn deny_webhook(values: &Values) -> Result<Option<Target>, Error> {
@@ -396,7 +419,7 @@ fn exempt(values: &Values, warnings: &mut Vec<Warning>) -> Vec<IpAddr> {
             Err(_) => warnings.push(Warning {
                 variable: EXEMPT.to_owned(),
                 value: entry.to_owned(),
-                used: "the literal addresses".to_owned(),
+                used: "the entries that are literal addresses".to_owned(),
             }),
         }
     }
@@ -488,6 +511,51 @@ mod tests {
             ]
         );
         assert_eq!(warnings.len(), 2, "{warnings:?}");
+    }
+
+    #[test]
+    fn what_the_process_cannot_start_with_is_refused_by_name() {
+        for (variable, text, told) in [
+            ("OPENSANDBOX_EGRESS_RULES", "{bad", "is not a policy: "),
+            (
+                "OPENSANDBOX_EGRESS_RULES",
+                r#"{"defaultAction":"alow"}"#,
+                r#"unsupported defaultAction "alow""#,
+            ),
+            ("OPENSANDBOX_EGRESS_HTTP_ADDR", "18080", ":18080"),
+            ("OPENSANDBOX_EGRESS_DNS_PORT", "0", "1 to 65535"),
+            ("OPENSANDBOX_EGRESS_DNS_UPSTREAM", "dns.test", "literal IP"),
+            (
+                "OPENSANDBOX_EGRESS_DNS_UPSTREAM_PROBE",
+                "a..b",
+                "a domain name",
+            ),
+            ("OPENSANDBOX_EGRESS_DENY_WEBHOOK", "foo", "http or https"),
+        ] {
+            let error = read(&[(variable, text)]).0.unwrap_err();
+            assert_eq!(error.matches(variable).count(), 1, "{error}");
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_a_file_may_replace_is_judged_when_the_file_was_read() {
+        let pairs = [
+            ("OPENSANDBOX_EGRESS_RULES", "{bad"),
+            ("OPENSANDBOX_EGRESS_POLICY_FILE", "/policy.json"),
+        ];
+        assert_eq!(read(&pairs).0.unwrap().rules, "{bad");
+    }
+
+    #[test]
+    fn the_address_of_the_webhook_is_not_shown() {
+        let pair = (
+            "OPENSANDBOX_EGRESS_DENY_WEBHOOK",
+            "https://user:key@h.test/",
+        );
+        let error = read(&[pair]).0.unwrap_err();
+        assert!(error.contains("without user and password"), "{error}");
+        assert!(!error.contains("key"), "{error}");
     }
 
     #[test]

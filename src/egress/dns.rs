@@ -210,6 +210,12 @@ pub fn start(
     })
 }
 
+/// Whether the health probe can ask for this: a domain name, or nothing or `.` for the root.
+#[must_use]
+pub fn is_probe_name(name: &str) -> bool {
+    Probe::new(name, Duration::MAX).is_ok()
+}
+
 fn bind(addresses: &[SocketAddr], observer: &Observer) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for &address in addresses {

@@ -30,7 +30,7 @@ const NEW_FILE_MODE: u32 = 0o600;
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file is there but cannot be read.
-    #[error("read {}: {cause}", .path.display())]
+    #[error("OPENSANDBOX_EGRESS_POLICY_FILE: cannot read {}: {cause}", .path.display())]
     Read {
         /// Which file.
         path: PathBuf,
@@ -62,7 +62,15 @@ fn from_file(path: &Path, log: &Logger) -> Result<Option<Policy>, LoadError> {
     let shown = path.display();
     let content = match read_bounded(path) {
         Ok(content) => content,
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            if !directory(path).is_dir() {
+                warn!(
+                    log,
+                    "egress policy file {shown} has no directory to be saved in: changes over the API will be refused until there is one"
+                );
+            }
+            return Ok(None);
+        }
         Err(cause) => {
             return Err(LoadError::Read {
                 path: path.to_owned(),

@@ -53,9 +53,9 @@ impl Default for Schedule {
 /// The most bytes read of an answer, which nobody looks at.
 const ANSWER_BYTES: u64 = 16 * 1024;
 
-/// Why an address cannot be told anything.
+/// What an address would have to be to be told anything, and why it is not.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{reason}; give an absolute http or https address without user and password")]
+#[error("an absolute http or https address without user and password, but {reason}")]
 pub struct InvalidTarget {
     reason: &'static str,
 }
@@ -73,7 +73,7 @@ impl Target {
     /// up in logs and process lists.
     pub fn parse(text: &str) -> Result<Self, InvalidTarget> {
         let invalid = |reason| InvalidTarget { reason };
-        let uri: Uri = text.trim().parse().map_err(|_| invalid("not an address"))?;
+        let uri: Uri = text.trim().parse().map_err(|_| invalid("this is none"))?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
             return Err(invalid("the scheme is neither http nor https"));
         }

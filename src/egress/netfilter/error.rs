@@ -10,16 +10,14 @@ pub enum Error {
     /// The process may not change the packet filter.
     #[error(
         "changing the packet filter of this network namespace needs CAP_NET_ADMIN: give the \
-         container that capability, or set OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true to filter \
-         DNS only for clients that ask the filter by themselves"
+         container that capability"
     )]
     NotPermitted,
     /// The kernel lacks nf_tables or a part of it.
     #[error(
         "the kernel cannot hold the {object}: {source}{}; it needs Linux 5.2 or later with \
          nf_tables, NAT and conntrack (modules nf_tables, nft_chain_nat, nft_redir, nft_ct, \
-         nft_reject_inet), or set OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true to filter DNS only for \
-         clients that ask the filter by themselves",
+         nft_reject_inet)",
         detail(.message)
     )]
     Unsupported {
