@@ -40,7 +40,8 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l http-
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l token -d 'Token clients of the policy API must send as OPENSANDBOX-EGRESS-AUTH; empty leaves the API open' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l token-file -d 'File that holds the token, one final newline dropped; the token given directly wins' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-port -d 'Loopback port of the DNS filter, on 127.0.0.1 and ::1, UDP and TCP' -r
-complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream -d 'Upstream resolvers, comma list of literal addresses with optional port; unset: the nameservers of /etc/resolv.conf' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream -d 'Upstream resolvers, comma list of literal addresses with optional port; unset: the nameservers of /etc/resolv.conf at the start' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-follow -d 'Follow /etc/resolv.conf as it changes; only where the workload cannot write the same file' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-timeout -d 'Seconds a query may wait for an upstream, 1 to 120' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe -d 'Name the health probe asks for: the root asks for NS, any other name for A' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand egress" -l dns-upstream-probe-interval -d 'Seconds between health probes, 1 to 3600' -r

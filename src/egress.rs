@@ -43,7 +43,7 @@ use metrics::Metrics;
 use netfilter::{Mark, Redirect};
 use store::Store;
 use webhook::Webhook;
-use writer::{NamesOnly, Writer};
+use writer::{Enforcer, NamesOnly, Unenforced, Writer};
 
 pub use resolver::UpstreamResolver;
 
@@ -132,10 +132,14 @@ fn serve(
     )
     .map_err(Fatal::failed("failed to read the rules of the operator"))?;
     observer.log_skip.store(always.log_skip());
+    let enforcer: Box<dyn Enforcer> = match &health {
+        Health::Degraded(_) => Box::new(Unenforced),
+        Health::Ready | Health::NotReady(_) => Box::new(NamesOnly),
+    };
     let writer = Writer::start(
         policy,
         always.rules(),
-        Box::new(NamesOnly),
+        enforcer,
         Vec::new(),
         Store::open(config.policy_file.clone()),
         Arc::clone(&observer),

@@ -332,9 +332,8 @@ fn the_committed_manual_pages_and_completions_are_current() {
         let into = directory.path().join("made/below");
         let said = run(PROGRAM, &["generate", kind, into.to_str().unwrap()]);
         assert_eq!(said.code, 0, "{}", said.err);
-        assert_eq!(
-            files(&into),
-            files(&root.join(kind)),
+        assert!(
+            files(&into) == files(&root.join(kind)),
             "{kind}/ is not current: run `make man completions`"
         );
     }

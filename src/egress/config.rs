@@ -96,7 +96,14 @@ pub const SETTINGS: &[Setting] = &[
         variable: "OPENSANDBOX_EGRESS_DNS_UPSTREAM",
         default: "",
         kind: Kind::Text,
-        help: "Upstream resolvers, comma list of literal addresses with optional port; unset: the nameservers of /etc/resolv.conf",
+        help: "Upstream resolvers, comma list of literal addresses with optional port; unset: the nameservers of /etc/resolv.conf at the start",
+    },
+    Setting {
+        flag: "dns-upstream-follow",
+        variable: "OPENSANDBOX_EGRESS_DNS_UPSTREAM_FOLLOW",
+        default: "false",
+        kind: Kind::Switch,
+        help: "Follow /etc/resolv.conf as it changes; only where the workload cannot write the same file",
     },
     Setting {
         flag: "dns-upstream-timeout",
@@ -257,7 +264,7 @@ impl Config {
             http_address: http_address(values)?,
             token: token(values, read_file)?,
             dns_port: port,
-            upstreams: upstreams(values)?,
+            upstreams: upstreams(values, warnings)?,
             log_threshold: log_threshold(values, warnings),
             upstream_timeout: seconds(
                 values,
@@ -323,10 +330,16 @@ fn http_address(values: &Values) -> Result<Listen, Error> {
         .map_err(|_| values.invalid(ADDRESS, "host:port or :port, such as :18080"))
 }
 
-fn upstreams(values: &Values) -> Result<Source, Error> {
+fn upstreams(values: &Values, warnings: &mut Vec<Warning>) -> Result<Source, Error> {
     const UPSTREAM: &str = "OPENSANDBOX_EGRESS_DNS_UPSTREAM";
     let Some(text) = values.get(UPSTREAM).filter(|text| !text.trim().is_empty()) else {
-        return Ok(Source::File(PathBuf::from(RESOLV_CONF)));
+        let follow = values.switch("OPENSANDBOX_EGRESS_DNS_UPSTREAM_FOLLOW", warnings);
+        let source = if follow {
+            Source::Followed
+        } else {
+            Source::File
+        };
+        return Ok(source(PathBuf::from(RESOLV_CONF)));
     };
     // The cause names the variable.
     let list = parse_list(text).map_err(|cause| Error::Usage(cause.to_string()))?;
@@ -511,6 +524,15 @@ mod tests {
             ]
         );
         assert_eq!(warnings.len(), 2, "{warnings:?}");
+    }
+
+    #[test]
+    fn the_file_of_resolvers_is_followed_only_when_told_to() {
+        for (text, followed) in [("true", true), ("false", false), ("maybe", false)] {
+            let (config, _) = read(&[("OPENSANDBOX_EGRESS_DNS_UPSTREAM_FOLLOW", text)]);
+            let upstreams = config.unwrap().upstreams;
+            assert_eq!(matches!(upstreams, Source::Followed(_)), followed, "{text}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ const NAMED_SUSPECTS: usize = 3;
 
 /// What makes a policy unavoidable.
 pub trait Enforcer: Send + Sync {
-    /// The mode as users know it: `dns` or `dns+nft`.
+    /// The mode as users know it: `dns`, `dns+nft`, or `dns-unenforced`.
     fn mode(&self) -> &str;
 
     /// Whether rules for addresses and networks have an effect.
@@ -47,6 +47,24 @@ pub struct NamesOnly;
 impl Enforcer for NamesOnly {
     fn mode(&self) -> &str {
         "dns"
+    }
+
+    fn filters_addresses(&self) -> bool {
+        false
+    }
+
+    fn apply(&self, _: &Arc<Effective>) -> Result<(), EnforceError> {
+        Ok(())
+    }
+}
+
+/// Mode `dns` without the kernel's redirect: only clients that ask the filter are filtered.
+#[derive(Debug)]
+pub struct Unenforced;
+
+impl Enforcer for Unenforced {
+    fn mode(&self) -> &str {
+        "dns-unenforced"
     }
 
     fn filters_addresses(&self) -> bool {

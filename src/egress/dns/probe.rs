@@ -107,7 +107,7 @@ fn stamp(path: &Path) -> Option<(u64, u64, i64, i64)> {
     ))
 }
 
-/// Follows the file the upstreams come from, if they come from one. Looking at it now and then
+/// Follows the file the upstreams come from, if it is to be followed. Looking at it now and then
 /// works for every way it is replaced, in place or by a bind mount.
 pub async fn watch_file(shared: Arc<Shared>, interval: Duration) {
     let Some(path) = shared.upstreams.file().cloned() else {
@@ -149,7 +149,7 @@ mod tests {
         let (told, changes) = smol::channel::unbounded();
         let tell =
             Arc::new(move |list: &[std::net::SocketAddr]| told.try_send(list.to_vec()).unwrap());
-        let source = Source::File(path.clone());
+        let source = Source::Followed(path.clone());
         let upstreams = Upstreams::new(source, vec![], vec![], tell, observer.clone());
         let policy = Effective::compile(&AlwaysRules::default(), &Policy::default(), 1);
         let shared = Arc::new(Shared {

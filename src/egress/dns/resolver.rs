@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
@@ -22,14 +21,21 @@ const HOSTS: &str = "/etc/hosts";
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<Shared>,
+    /// The file of fixed names as it was at the start: a container that shares it with the
+    /// workload must not have its collector or its webhook moved by an edit.
+    hosts: Arc<str>,
 }
 
 impl Resolver {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        let hosts = std::fs::read_to_string(HOSTS).unwrap_or_default();
+        Self {
+            shared,
+            hosts: hosts.into(),
+        }
     }
 
-    /// The addresses of `host`: itself if it is one, else what `/etc/hosts` says, else what the
+    /// The addresses of `host`: itself if it is one, else what `/etc/hosts` said, else what the
     /// upstreams say, with the search list of `resolv.conf`.
     ///
     /// # Errors
@@ -40,9 +46,7 @@ impl Resolver {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
-        let fixed = std::fs::read_to_string(Path::new(HOSTS))
-            .map(|text| in_hosts(&text, host))
-            .unwrap_or_default();
+        let fixed = in_hosts(&self.hosts, host);
         if !fixed.is_empty() {
             return Ok(fixed);
         }

@@ -56,8 +56,10 @@ pub type UpstreamsHook = Arc<dyn Fn(&[SocketAddr]) + Send + Sync>;
 pub enum Source {
     /// A list given by configuration, see [`parse_list`].
     List(Vec<SocketAddr>),
-    /// A file in the format of `resolv.conf(5)`, followed as it changes.
+    /// A file in the format of `resolv.conf(5)`, as it is at the start.
     File(PathBuf),
+    /// Such a file, followed as it changes. Whoever writes it decides whom the filter asks.
+    Followed(PathBuf),
 }
 
 /// One resolver and what is known about it.
@@ -213,7 +215,7 @@ impl Upstreams {
         };
         match &upstreams.source {
             Source::List(list) => upstreams.replace(list.clone()),
-            Source::File(_) => upstreams.reload(),
+            Source::File(_) | Source::Followed(_) => upstreams.reload(),
         }
         upstreams
     }
@@ -230,19 +232,19 @@ impl Upstreams {
         self.resolv.load()
     }
 
-    /// The file that is followed, if the list comes from one.
+    /// The file that is followed, if there is one.
     #[must_use]
     pub fn file(&self) -> Option<&PathBuf> {
         match &self.source {
-            Source::List(_) => None,
-            Source::File(path) => Some(path),
+            Source::List(_) | Source::File(_) => None,
+            Source::Followed(path) => Some(path),
         }
     }
 
     /// Reads the file again. A file that cannot be read leaves the servers in use as they are; at
     /// the start it leads to the fallback.
     pub fn reload(&self) {
-        let Source::File(path) = &self.source else {
+        let (Source::File(path) | Source::Followed(path)) = &self.source else {
             return;
         };
         match std::fs::read_to_string(path) {
