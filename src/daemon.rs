@@ -78,7 +78,6 @@ pub fn run(
     let signals = Signals::catch().map_err(Fatal::failed("cannot catch signals"))?;
     let runtime =
         Runtime::new(runtime::threads()).map_err(Fatal::failed("cannot start the executor"))?;
-    let outputs = start.values.get(LOG_OUTPUT).unwrap_or_default();
     let log = log::build(&LogConfig {
         name: start.component.logger(),
         threshold: start.threshold,

@@ -22,7 +22,7 @@ use crate::supervisor::{self, Config, Duty, Supervisor, WorkerCommand};
 use crate::telemetry::env as telemetry;
 use crate::telemetry::instrument::Meter;
 use crate::telemetry::log::{self, Destination, LineWriter, LogConfig};
-use crate::telemetry::{Component, Telemetry};
+use crate::telemetry::{Component, Telemetry, process};
 
 /// Permissions of the directories made for the event log, before the umask.
 const DIRECTORY_MODE: u32 = 0o755;
@@ -201,6 +201,10 @@ impl Voice {
         }
         let log = log::build(&log).map_err(failed())?;
         let telemetry = Telemetry::init(telemetry, log, &Connector::default());
+        process::observe(
+            &telemetry.meter(process::Metrics::SCOPE),
+            telemetry.log().dropped(),
+        );
         Ok(Self::Exporting(Box::new(telemetry)))
     }
 

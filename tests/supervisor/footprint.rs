@@ -100,6 +100,7 @@ fn it_exports_its_metrics_when_there_is_somewhere_to_send_them() {
     );
     assert_eq!(last("supervisor.backoff.seconds").value.as_f64(), 3.0);
     assert_eq!(last("supervisor.crashloop").value.as_f64(), 1.0);
+    assert!(!receiver.points("process.uptime").is_empty());
     assert!(!receiver.records().is_empty());
     receiver.assert_clean();
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use opensandbox::telemetry::instrument::Instrument;
 use opensandbox::telemetry::{process, self_metrics};
-use opensandbox::{egress, execd};
+use opensandbox::{egress, execd, supervisor};
 
-use crate::tables::{EGRESS, EXECD, PROCESS, Row, STANDARD_DURATION, TELEMETRY};
+use crate::tables::{EGRESS, EXECD, PROCESS, Row, STANDARD_DURATION, SUPERVISOR, TELEMETRY};
 
 /// The instruments of one scope, and the table they come from.
 pub struct Scope {
@@ -38,6 +38,12 @@ pub const SCOPES: &[Scope] = &[
             "execd.filesystem.operations.duration",
             STANDARD_DURATION,
         ],
+    },
+    Scope {
+        name: supervisor::metrics::Metrics::SCOPE,
+        inventory: supervisor::metrics::Metrics::INVENTORY,
+        table: SUPERVISOR,
+        pending: &[],
     },
     Scope {
         name: process::Metrics::SCOPE,

@@ -174,6 +174,17 @@ pub const PROCESS: &[Row] = &[
     .with(&["reason"]),
 ];
 
+/// The supervisor contract, section 14.5, and what `docs/supervisor.md` adds.
+pub const SUPERVISOR: &[Row] = &[
+    row("supervisor.worker.restarts_total", Counter, "{restart}").with(&["reason"]),
+    row("supervisor.worker.uptime", ObservableGauge, "s"),
+    row("supervisor.worker.last_exit.code", Gauge, "1"),
+    row("supervisor.backoff.seconds", Histogram, "s")
+        .within(&[0.1, 0.5, 1., 2., 5., 10., 30., 60., 300.]),
+    row("supervisor.crashloop", Counter, "{event}"),
+    row("supervisor.orphans.reaped", ObservableCounter, "{process}"),
+];
+
 /// Section 8, the SDK's own health.
 pub const TELEMETRY: &[Row] = &[
     row(
