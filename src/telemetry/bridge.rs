@@ -79,8 +79,12 @@ impl Unpacker {
                 attributes.push((Key::from(Arc::<str>::from(key)), value.into()));
             }
         }
+        let provider = SdkLoggerProvider::builder().build();
+        let logger = provider.logger(scope);
+        // There is nothing to shut down, but a provider that was not would report its end.
+        let _ = provider.shutdown();
         Self {
-            logger: SdkLoggerProvider::builder().build().logger(scope),
+            logger,
             scope: InstrumentationScope::builder(scope).build(),
             baseline: attributes,
             names: Names::default(),

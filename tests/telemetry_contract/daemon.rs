@@ -410,6 +410,8 @@ fn everything_arrives(name: &str, protocol: Protocol) {
         for (key, value) in SHARED {
             assert_eq!(line[key], value, "{line}");
         }
+        // All is well: the SDK has nothing to say.
+        assert_eq!(line.get("otel.event"), None, "{line}");
     }
     assert!(!daemon.transcript().contains("telemetry was lost"));
 }
