@@ -170,6 +170,10 @@ impl Process<'_> {
             }
             word => match applets.iter().find(|applet| applet.name == word) {
                 Some(applet) => self.run_applet(applet, rest),
+                None if word.starts_with('-') => {
+                    let message = format!("unknown flag {word} (see {PROGRAM} --help)");
+                    self.fail(PROGRAM, &message)
+                }
                 None => self.fail(PROGRAM, &unknown(word, applets)),
             },
         }

@@ -163,9 +163,11 @@ fn serve(
         ..Limits::default()
     };
     let server =
-        Server::bind(std::slice::from_ref(&config.http_address), limits).map_err(Fatal::failed(
-            "failed to start policy server, choose where with OPENSANDBOX_EGRESS_HTTP_ADDR",
-        ))?;
+        Server::bind(std::slice::from_ref(&config.http_address), limits).map_err(|refused| {
+            Fatal::failed("failed to start policy server")(format!(
+                "{refused}; choose another address or port with OPENSANDBOX_EGRESS_HTTP_ADDR"
+            ))
+        })?;
     let ids = getrandom::u64().map_err(Fatal::failed("cannot draw request ids"))?;
     let settings = api::Settings {
         token: Token::new(
@@ -257,8 +259,10 @@ fn install_redirect(
             Ok((None, Health::Degraded(missing.to_owned())))
         }
         Err(cause) if cause.is_unavailable() => Err(Fatal::failed(
-            "failed to install the dns redirect, without which OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true filters DNS only for clients that ask the filter by themselves",
-        )(cause)),
+            "failed to install the dns redirect",
+        )(format!(
+            "{cause}; or set OPENSANDBOX_EGRESS_ALLOW_UNENFORCED=true, which filters DNS only for clients that ask the filter by themselves"
+        ))),
         Err(cause) => Err(Fatal::failed("failed to install the dns redirect")(cause)),
     }
 }

@@ -122,6 +122,8 @@ fn no_applet_or_an_unknown_one_is_told_which_there_are() {
     let unlike = run(PROGRAM, &["zzz"]);
     assert_refused(&unlike, &["unknown applet \"zzz\" (one of"]);
     assert_refused(&run(PROGRAM, &["help", "zzz"]), &["unknown applet"]);
+    let flag = run(PROGRAM, &["-v"]);
+    assert_refused(&flag, &["unknown flag -v (see opensandbox --help)"]);
 }
 
 #[test]
