@@ -171,7 +171,9 @@ impl Process<'_> {
             word => match applets.iter().find(|applet| applet.name == word) {
                 Some(applet) => self.run_applet(applet, rest),
                 None if word.starts_with('-') => {
-                    let message = format!("unknown flag {word} (see {PROGRAM} --help)");
+                    let known = names(applets);
+                    let message =
+                        format!("unknown flag {word}: name an applet first (one of: {known})");
                     self.fail(PROGRAM, &message)
                 }
                 None => self.fail(PROGRAM, &unknown(word, applets)),

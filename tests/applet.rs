@@ -106,7 +106,7 @@ fn a_name_that_only_resembles_an_applet_selects_none() {
         symlink(PROGRAM, &link).unwrap();
         let said = run(&link, &["egress", "--version"]);
         assert_eq!(said.code, 0, "{}", said.err);
-        assert_refused(&run(&link, &["--print-config"]), &["unknown applet"]);
+        assert_refused(&run(&link, &["--print-config"]), &["name an applet first"]);
     }
 }
 
@@ -123,7 +123,7 @@ fn no_applet_or_an_unknown_one_is_told_which_there_are() {
     assert_refused(&unlike, &["unknown applet \"zzz\" (one of"]);
     assert_refused(&run(PROGRAM, &["help", "zzz"]), &["unknown applet"]);
     let flag = run(PROGRAM, &["-v"]);
-    assert_refused(&flag, &["unknown flag -v (see opensandbox --help)"]);
+    assert_refused(&flag, &["unknown flag -v: name an applet first", known]);
 }
 
 #[test]
