@@ -17,6 +17,8 @@ use opentelemetry_sdk::metrics::data::{
 use opentelemetry_sdk::metrics::reader::MetricReader;
 use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
 
+use super::instrument::{Instrument, Kind};
+
 /// The `Content-Type` of [`Reader::scrape`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -56,6 +58,20 @@ impl MetricReader for Reader {
     fn temporality(&self, _: InstrumentKind) -> Temporality {
         Temporality::Cumulative
     }
+}
+
+/// The name under which a scraper finds what `declared` measures.
+#[must_use]
+pub fn name_of(declared: &Instrument) -> String {
+    let kind = match declared.kind {
+        Kind::Counter | Kind::ObservableCounter => Type::Counter,
+        Kind::Histogram => Type::Histogram,
+        Kind::UpDownCounter
+        | Kind::ObservableUpDownCounter
+        | Kind::Gauge
+        | Kind::ObservableGauge => Type::Gauge,
+    };
+    metric_name(declared.name, declared.unit, kind)
 }
 
 /// The type of a metric family.

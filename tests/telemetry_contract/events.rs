@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 const COMMON: [&str; 6] = ["level", "ts", "logger", "msg", "sandbox_id", "team"];
 
 /// The one line that `act` has the log write, its keys in order.
-fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
+pub fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("log");
     let (logger, guard) = log::build(&LogConfig {

@@ -59,6 +59,25 @@ pub const SCOPES: &[Scope] = &[
     },
 ];
 
+/// Every row the daemon `egress` has instruments for, with their declaration.
+pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
+    let names = [
+        egress::metrics::Metrics::SCOPE,
+        process::Metrics::SCOPE,
+        self_metrics::SelfMetrics::SCOPE,
+    ];
+    let scopes = SCOPES
+        .iter()
+        .filter(move |scope| names.contains(&scope.name));
+    scopes.flat_map(|scope| {
+        let declared = |row: &Row| scope.inventory.iter().find(|found| found.name == row.name);
+        scope
+            .table
+            .iter()
+            .filter_map(move |row| Some((row, declared(row)?)))
+    })
+}
+
 #[test]
 fn the_registry_is_the_contract() {
     for scope in SCOPES {

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
+use opensandbox::telemetry::prometheus::name_of;
 use support::egress::Place;
 use support::http::get;
 
 use crate::daemon::{egress, traffic};
+use crate::registry::in_egress;
 
 /// One line with a value.
 #[derive(Debug)]
@@ -228,6 +230,13 @@ fn a_scrape_is_what_prometheus_expects() {
     assert!(value("egress_system_memory_usage_bytes", &[]) > 0.);
     assert!(families.contains_key("egress_dns_query_duration_seconds"));
     assert!(families.contains_key("egress_system_cpu_utilization_ratio"));
+    // Under the names the documentation gives.
+    let documented: BTreeSet<_> = in_egress().map(|(_, declared)| name_of(declared)).collect();
+    let strangers: Vec<_> = families
+        .keys()
+        .filter(|name| *name != "target_info" && !documented.contains(*name))
+        .collect();
+    assert_eq!(strangers, Vec::<&String>::new());
     let target = families.get("target_info").expect("target_info");
     assert_eq!(target.1[0].labels["sandbox_id"], "sb-contract");
 }
