@@ -159,6 +159,8 @@ fn serve(
     resolver.ask(filter.resolver());
 
     let limits = Limits {
+        connections: api::MAX_CONNECTIONS,
+        header_bytes: api::MAX_HEAD,
         body_bytes: api::MAX_BODY as u64,
         ..Limits::default()
     };

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opensandbox::egress::api::{
-    Api, Health, HealthGate, MAX_BODY, RequestIds, Settings, TOKEN_HEADER,
+    Api, Health, HealthGate, MAX_BODY, MAX_CHANGES, RequestIds, Settings, TOKEN_HEADER,
 };
 use opensandbox::egress::events::Observer;
 use opensandbox::egress::metrics::Metrics;
@@ -121,6 +121,31 @@ fn a_client_that_stalls_holds_up_nobody_else() {
         ),
         "{shown}"
     );
+}
+
+#[test]
+fn so_many_clients_may_stall_and_no_more() {
+    let fixture = Fixture::start();
+    let stalled: Vec<_> = (0..MAX_CHANGES)
+        .map(|_| fixture.begin("PATCH", MAX_BODY))
+        .collect();
+    let body = r#"[{"action":"allow","target":"late.test"}]"#;
+    let until = Instant::now() + PATIENCE;
+    // The heads of the others may still be on their way, and so may their end below.
+    let wait_for = |status: &str| loop {
+        let answer = fixture.ask("PATCH", body);
+        if answer.starts_with(status) {
+            return answer;
+        }
+        assert!(Instant::now() < until, "{answer}");
+    };
+    let refused = wait_for("HTTP/1.1 503 ");
+    assert!(
+        refused.contains("too many changes are under way"),
+        "{refused}"
+    );
+    drop(stalled);
+    wait_for("HTTP/1.1 200 ");
 }
 
 #[test]

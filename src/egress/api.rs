@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, Method, StatusCode};
 use slog::{info, warn};
+use smol::lock::Semaphore;
 
 use super::events::Observer;
 use super::writer::Writer;
@@ -30,6 +31,16 @@ use change::{Changes, Failure, Operation};
 
 /// Largest request body, in octets.
 pub const MAX_BODY: usize = 1024 * 1024;
+
+/// Changes whose bodies are read, or which wait to be made, at the same time; a further one is
+/// answered 503. Each may hold [`MAX_BODY`] octets, and the workload shares the memory.
+pub const MAX_CHANGES: usize = 32;
+
+/// Connections open at the same time; further ones wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 512;
+
+/// Octets of request line and header fields.
+pub const MAX_HEAD: usize = 16 * 1024;
 
 /// The header a client shows its token in.
 pub const TOKEN_HEADER: HeaderName = HeaderName::from_static("opensandbox-egress-auth");
@@ -64,6 +75,7 @@ pub struct Api {
     token: Token,
     request_ids: RequestIds,
     spawner: Spawner,
+    under_way: Arc<Semaphore>,
 }
 
 impl Api {
@@ -104,6 +116,7 @@ impl Api {
             token: settings.token,
             request_ids: settings.request_ids,
             spawner,
+            under_way: Arc::new(Semaphore::new(MAX_CHANGES)),
         }
     }
 
@@ -129,11 +142,21 @@ impl Api {
 
     async fn change(&self, operation: Operation, request: Request) -> Response {
         let trace = TraceContext::from_headers(request.headers());
+        let Some(permit) = self.under_way.try_acquire_arc() else {
+            let message = "too many changes are under way; try again";
+            let failure = Failure::new(StatusCode::SERVICE_UNAVAILABLE, message);
+            return self.changes.on_behalf_of(&trace).fail(&failure);
+        };
         // Read first, wait for other changes then: a slow client holds up nobody but itself.
         match request.into_body().collect(MAX_BODY).await {
             Ok(body) => {
                 let changes = Arc::clone(&self.changes);
-                let make = move || changes.on_behalf_of(&trace).make(operation, &body);
+                // The change goes on when the client has left, and so does its claim.
+                let make = move || {
+                    let response = changes.on_behalf_of(&trace).make(operation, &body);
+                    drop(permit);
+                    response
+                };
                 self.spawner.unblock(make).await
             }
             Err(cause) => {
