@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use opensandbox::telemetry::bridge::Unpacker;
 use opensandbox::telemetry::export::account::Account;
-use opensandbox::telemetry::export::queue::{Limits, Queue};
+use opensandbox::telemetry::export::queue::{Limits, Queue, Sink};
 use opensandbox::telemetry::instrument::Meter;
 use opensandbox::telemetry::log::{
     self, Destination, EVENT_KEY, LogConfig, LogGuard, QUEUE_RECORDS, Threshold,
 };
 use opentelemetry::metrics::MeterProvider;
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_sdk::metrics::{ManualReader, SdkMeterProvider};
 use slog::{KV, Logger, Record, Serializer, debug, info};
 use support::bench::{Spread, Table, interleave, measured};
@@ -76,12 +75,11 @@ impl KV for Outbound<'_> {
 }
 
 /// What happens to a record afterwards is the business of another thread.
-#[derive(Debug)]
 struct Discard;
 
-impl LogExporter for Discard {
-    async fn export(&self, _: LogBatch<'_>) -> OTelSdkResult {
-        Ok(())
+impl Sink for Discard {
+    fn export(&mut self, batch: Vec<LogRecord>) {
+        black_box(batch);
     }
 }
 
@@ -93,7 +91,7 @@ fn export_queue(guard: &LogGuard) -> Queue {
         delay: Duration::from_secs(3600),
     };
     let account = Arc::new(Account::new("log records", &guard.local()));
-    let unpacker = Unpacker::new("opensandbox.egress", [("sandbox_id", "sb-abc")]);
+    let unpacker = Unpacker::new([("sandbox_id", "sb-abc"), ("tenant", "t1")]);
     Queue::start(Discard, unpacker, limits, account).expect("a thread")
 }
 

@@ -11,16 +11,13 @@ use std::time::Duration;
 
 use opensandbox::telemetry::bridge::Unpacker;
 use opensandbox::telemetry::export::account::Account;
-use opensandbox::telemetry::export::queue::{Limits, Queue};
+use opensandbox::telemetry::export::queue::{Limits, Queue, Sink};
 use opensandbox::telemetry::log::{
     self, Destination, EVENT_KEY, LogConfig, LogGuard, QUEUE_RECORDS, Reason, Threshold,
 };
 use opensandbox::telemetry::trace_context::TraceContext;
-use opentelemetry::InstrumentationScope;
-use opentelemetry::logs::{AnyValue, Severity};
-use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter, SdkLogRecord};
-use serde_json::Value;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use serde_json::{Value, json};
 use slog::{Drain, KV, Logger, Record, Serializer, debug, error, info, o, warn};
 
 /// Far beyond what any of these tests needs to write.
@@ -371,28 +368,29 @@ fn a_value_may_log_and_a_panic_in_one_breaks_nothing() {
     assert_eq!(messages, ["inner 1", "inner 1", "outer done", "still here"]);
 }
 
-#[derive(Clone, Debug, Default)]
-struct Captured(Arc<Mutex<Vec<(SdkLogRecord, String)>>>);
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<LogRecord>>>);
 
-impl LogExporter for Captured {
-    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let entry = |(record, scope): (&SdkLogRecord, &InstrumentationScope)| {
-            (record.clone(), scope.name().to_owned())
-        };
-        self.0.lock().unwrap().extend(batch.iter().map(entry));
-        Ok(())
+impl Sink for Captured {
+    fn export(&mut self, batch: Vec<LogRecord>) {
+        self.0.lock().unwrap().extend(batch);
     }
 }
 
-fn attributes(record: &SdkLogRecord) -> Vec<(String, AnyValue)> {
+/// The attributes of a record, values in the JSON of the protocol.
+fn attributes(record: &LogRecord) -> Vec<(&str, Value)> {
     record
-        .attributes_iter()
-        .map(|(key, value)| (key.to_string(), value.clone()))
+        .attributes
+        .iter()
+        .map(|attribute| {
+            let value = serde_json::to_value(&attribute.value).unwrap();
+            (attribute.key.as_str(), value)
+        })
         .collect()
 }
 
-fn attribute(key: &str, value: impl Into<AnyValue>) -> (String, AnyValue) {
-    (key.to_owned(), value.into())
+fn text(text: &str) -> Value {
+    json!({"stringValue": text})
 }
 
 #[test]
@@ -401,7 +399,7 @@ fn an_otlp_record_keeps_the_types_and_the_trace() {
     let path = directory.path().join("a.log");
     let (logger, guard) = build(&[&path]);
     let captured = Captured::default();
-    let unpacker = Unpacker::new("opensandbox.test", [("sandbox_id", "sb-abc")]);
+    let unpacker = Unpacker::new([("sandbox_id", "sb-abc")]);
     let account = Account::new("log records", &guard.local());
     let limits = Limits {
         queue: 10,
@@ -428,52 +426,41 @@ fn an_otlp_record_keeps_the_types_and_the_trace() {
 
     let captured = captured.0.lock().unwrap();
     assert_eq!(captured.len(), 2);
-    let (event, scope) = &captured[0];
-    assert_eq!(scope, "opensandbox.test");
-    assert_eq!(event.event_name(), Some("test.happened"));
-    assert_eq!(event.body(), Some(&AnyValue::from("event")));
-    assert_eq!(event.severity_number(), Some(Severity::Warn));
-    assert_eq!(event.severity_text(), Some("warn"));
-    assert!(event.timestamp().is_some() && event.observed_timestamp().is_some());
-    let trace = event.trace_context().unwrap();
-    assert_eq!(
-        trace.trace_id.to_string(),
-        "4bf92f3577b34da6a3ce929d0e0e4736"
-    );
-    assert_eq!(trace.span_id.to_string(), "00f067aa0ba902b7");
-    assert!(trace.trace_flags.unwrap().is_sampled());
+    let event = &captured[0];
+    assert_eq!(event.event_name, "test.happened");
+    assert_eq!(serde_json::to_value(&event.body).unwrap(), text("event"));
+    assert_eq!(event.severity_number(), SeverityNumber::Warn);
+    assert_eq!(event.severity_text, "warn");
+    assert!(event.time_unix_nano > 0 && event.observed_time_unix_nano > 0);
+    assert_eq!(&event.trace_id[..4], b"\x4b\xf9\x2f\x35");
+    assert_eq!(event.span_id, b"\x00\xf0\x67\xaa\x0b\xa9\x02\xb7");
+    assert_eq!(event.flags, 1);
+    let addresses = json!({"arrayValue": {"values": [text("192.0.2.1"), text("192.0.2.2")]}});
     assert_eq!(
         attributes(event),
         [
-            attribute("sandbox_id", "sb-abc"),
-            attribute(EVENT_KEY, "test.happened"),
-            attribute("target.host", "a.test"),
-            attribute(
-                "target.ips",
-                AnyValue::from_iter(["192.0.2.1", "192.0.2.2"])
-            ),
-            attribute("count", 3),
+            ("sandbox_id", text("sb-abc")),
+            (EVENT_KEY, text("test.happened")),
+            ("target.host", text("a.test")),
+            ("target.ips", addresses),
+            ("count", json!({"intValue": "3"})),
         ]
     );
-    let (plain, _) = &captured[1];
-    assert_eq!(plain.event_name(), None);
-    assert_eq!(plain.trace_context(), None);
-    assert_eq!(plain.body(), Some(&AnyValue::from("plain 1")));
+    let plain = &captured[1];
+    assert_eq!(plain.event_name, "");
+    assert!(plain.trace_id.is_empty() && plain.span_id.is_empty());
+    assert_eq!(serde_json::to_value(&plain.body).unwrap(), text("plain 1"));
+    let list = json!({"arrayValue": {"values": [{"intValue": "1"}, text("x")]}});
+    let map = json!({"kvlistValue": {"values": [{"key": "a", "value": list}]}});
     assert_eq!(
         attributes(plain),
         [
-            attribute("sandbox_id", "sb-abc"),
-            attribute("int", -1),
-            attribute("float", 1.5),
-            attribute("bool", true),
-            attribute("big", "18446744073709551615"),
-            attribute(
-                "map",
-                AnyValue::from_iter([(
-                    "a",
-                    AnyValue::from_iter([AnyValue::from(1), AnyValue::from("x"),])
-                )]),
-            ),
+            ("sandbox_id", text("sb-abc")),
+            ("int", json!({"intValue": "-1"})),
+            ("float", json!({"doubleValue": 1.5})),
+            ("bool", json!({"boolValue": true})),
+            ("big", text("18446744073709551615")),
+            ("map", map),
         ]
     );
 

@@ -150,12 +150,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Its filter, all of whose threads count.
+    /// Its filter.
     pub fn target(&self) -> Target {
         Target {
             address: self.dns,
             process: self.process,
-            thread: None,
+            thread: "dns",
+            whole: true,
         }
     }
 

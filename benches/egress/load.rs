@@ -117,8 +117,10 @@ pub struct Target {
     pub address: SocketAddr,
     /// Who answers there.
     pub process: Process,
-    /// The one thread of it that counts; `None`: all do.
-    pub thread: Option<&'static str>,
+    /// The thread that answers.
+    pub thread: &'static str,
+    /// Whether the others count too.
+    pub whole: bool,
 }
 
 /// The least a relay has to do: batches, another id, back to whoever asked.
@@ -159,7 +161,8 @@ pub fn relay(upstream: SocketAddr, sides: Sides) -> Target {
     Target {
         address,
         process: Process(std::process::id()),
-        thread: Some(NAME),
+        thread: NAME,
+        whole: false,
     }
 }
 
@@ -196,6 +199,8 @@ pub struct Throughput {
     pub rate: f64,
     /// Processor time of an answer, in microseconds.
     pub cost: f64,
+    /// The part of it in the thread that answers.
+    pub front: f64,
 }
 
 /// Asks as many queries of `target` as it answers, for as long as `round`.
@@ -204,7 +209,11 @@ pub fn throughput(target: Target, round: Duration) -> Throughput {
     let (mut inbox, mut outbox) = (Inbox::new(ROOM), Outbox::default());
     let (mut sent, mut answered) = (0_usize, 0_usize);
     let mut room = WINDOW;
-    let before = target.process.processor_time(target.thread);
+    let used = |whole: bool| {
+        let only = (!whole).then_some(target.thread);
+        target.process.processor_time(only).as_secs_f64()
+    };
+    let before = [used(target.whole), used(false)];
     let start = Instant::now();
     while start.elapsed() < round {
         for _ in 0..room {
@@ -221,10 +230,11 @@ pub fn throughput(target: Target, round: Duration) -> Throughput {
         answered += room;
     }
     let elapsed = start.elapsed().as_secs_f64();
-    let used = target.process.processor_time(target.thread) - before;
+    let each = |seconds: f64| seconds * 1e6 / answered as f64;
     Throughput {
         rate: answered as f64 / elapsed,
-        cost: used.as_secs_f64() * 1e6 / answered as f64,
+        cost: each(used(target.whole) - before[0]),
+        front: each(used(false) - before[1]),
     }
 }
 

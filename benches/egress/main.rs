@@ -8,6 +8,7 @@ mod daemon;
 mod load;
 mod receiver;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use support::bench::{Spread, Table, interleave, measured};
@@ -94,13 +95,14 @@ fn main() {
     std::thread::sleep(extent.settle);
     idle(&daemons);
     under_full_load(relay, &daemons, &extent);
-    added_delay(upstream, &daemons, &extent);
+    added_delay(upstream, relay, &daemons, &extent);
     sustained(&daemons, &extent);
     println!(
         "exports the willing receiver took: {}\n",
         willing.requests()
     );
-    rules(&daemons[0].1, &extent);
+    drop(daemons);
+    rules(&installed, &extent);
 }
 
 /// The size of the binary, and how long it takes to its first answers.
@@ -159,6 +161,7 @@ fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
         "",
         "queries/s",
         "us CPU a query",
+        "of it dns thread",
         "share of the relay",
         "share of no telemetry",
         "RSS MiB",
@@ -167,6 +170,7 @@ fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
     let names = names.chain(daemons.iter().map(|(name, _)| *name));
     for (case, name) in names.enumerate() {
         let cost = Spread::of(rounds[case].iter().map(|round| round.cost));
+        let front = Spread::of(rounds[case].iter().map(|round| round.front));
         let resident = match case.checked_sub(1) {
             Some(daemon) => format!("{:.2}", daemons[daemon].1.process.resident().0),
             None => String::new(),
@@ -175,6 +179,7 @@ fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
             &name,
             &format!("{:.0}", Spread::of(rates[case].iter().copied())),
             &format!("{cost:.2}"),
+            &format!("{front:.2}"),
             &format!("{:.2}", Spread::of_ratios(&rates[case], &rates[0])),
             &format!("{:.2}", Spread::of_ratios(&rates[case], &rates[1])),
             &resident,
@@ -184,9 +189,11 @@ fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
 }
 
 /// How much later an answer comes than one that was asked for directly.
-fn added_delay(upstream: std::net::SocketAddr, daemons: &[(&str, Daemon)], extent: &Extent) {
-    let mut cases: Vec<Box<dyn FnMut() -> Delay>> =
-        vec![Box::new(|| delay(upstream, extent.round))];
+fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
+    let mut cases: Vec<Box<dyn FnMut() -> Delay>> = vec![
+        Box::new(|| delay(upstream, extent.round)),
+        Box::new(|| delay(relay.address, extent.round)),
+    ];
     for (_, daemon) in daemons {
         cases.push(Box::new(|| delay(daemon.dns, extent.round)));
     }
@@ -201,16 +208,18 @@ fn added_delay(upstream: std::net::SocketAddr, daemons: &[(&str, Daemon)], exten
         &format!("{:.0}", median(|round| round.p50)),
         &format!("{:.0}", median(|round| round.p99)),
     ]);
-    for (case, (name, _)) in (1..).zip(daemons) {
+    let names = ["bare relay"].into_iter();
+    let names = names.chain(daemons.iter().map(|(name, _)| *name));
+    for (case, name) in (1..).zip(names) {
         let added = |part: fn(&Delay) -> f64| {
             let pairs = rounds[case].iter().zip(direct);
             Spread::of(pairs.map(|(through, direct)| part(through) - part(direct)))
         };
         table.row(&[
-            name,
+            &name,
             &format!("{:.0}", added(|round| round.p50)),
             &format!("{:.0}", added(|round| round.p99)),
-            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(1))),
+            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(2))),
         ]);
     }
     println!("{table}");
@@ -249,8 +258,10 @@ fn sustained(daemons: &[(&str, Daemon)], extent: &Extent) {
     println!("{table}");
 }
 
-/// The largest policy.
-fn rules(daemon: &Daemon, extent: &Extent) {
+/// What the largest policy takes.
+fn rules(installed: &Installed, extent: &Extent) {
+    let (daemon, _) = installed.start(&[]);
+    std::thread::sleep(extent.settle);
     let rule = |number: usize| match number % 4 {
         0 | 1 => format!(r#"{{"action":"allow","target":"*.zone{number}.example.com"}}"#),
         2 => format!(r#"{{"action":"deny","target":"host{number}.service.example.org"}}"#),
@@ -265,6 +276,7 @@ fn rules(daemon: &Daemon, extent: &Extent) {
     let before = daemon.process.resident().0;
     let times = (0..extent.rounds).map(|_| milliseconds(daemon.replace_policy(&policy)));
     let times = Spread::of(times);
+    std::thread::sleep(extent.settle);
     let after = daemon.process.resident().0;
     println!(
         "POST /policy of {RULES} rules: {times:.1} ms; RSS {before:.2} MiB before, {after:.2} after"

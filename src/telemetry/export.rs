@@ -8,6 +8,7 @@ pub mod account;
 pub mod console;
 pub mod counted;
 pub mod delivery;
+mod logs;
 mod message;
 pub mod queue;
 pub mod retry;
@@ -20,17 +21,17 @@ use std::time::{Duration, Instant};
 use opentelemetry::metrics::MeterProvider as _;
 use opentelemetry_otlp::{RetryPolicy, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::logs::LogExporter;
 use opentelemetry_sdk::metrics::{
     Aggregation, Instrument, InstrumentKind, PeriodicReader, SdkMeterProvider, Stream, Temporality,
 };
 use slog::{Logger, error};
 
 use account::Account;
-use console::Console;
+use console::{Console, ConsoleLogs};
 use counted::Counted;
 use delivery::{Delivery, Stop};
-use queue::{Limits, Queue};
+use logs::{Logs, Origin};
+use queue::{Limits, Queue, Sink};
 use transport::Transport;
 
 use super::bridge::Unpacker;
@@ -102,40 +103,47 @@ impl Exporters {
         resource: &Resource,
     ) {
         let logs = &config.logs;
+        let origin = Origin::new(resource, config.component.logger());
         if let Some(otlp) = &logs.otlp {
             let account = Arc::new(Account::new("log records", logger));
             let delivery = self.delivery(otlp, LOGS_CALL, logs.export_timeout, connector);
             let started = delivery.and_then(|delivery| {
-                let exporter = log_exporter(otlp, delivery, account.clone())?;
-                self.queue(exporter, config, account, resource)
+                let sink = Logs {
+                    origin: origin.clone(),
+                    protocol: otlp.protocol,
+                    gzip: otlp.gzip,
+                    delivery,
+                    account: account.clone(),
+                };
+                self.queue(sink, config, account)
             });
             report(logger, "logs", started);
         }
         if logs.console {
             let account = Arc::new(Account::new("log records", logger));
-            let exporter =
-                Console::new(std::io::stdout(), Temporality::Cumulative, account.clone());
-            let started = self.queue(exporter, config, account, resource);
+            let sink = ConsoleLogs {
+                console: Console::new(std::io::stdout(), Temporality::Cumulative, account.clone()),
+                origin,
+            };
+            let started = self.queue(sink, config, account);
             report(logger, "logs", started);
         }
     }
 
     fn queue(
         &mut self,
-        mut exporter: impl LogExporter + 'static,
+        sink: impl Sink,
         config: &Config,
         account: Arc<Account>,
-        resource: &Resource,
     ) -> Result<(), Error> {
-        exporter.set_resource(resource);
         let limits = Limits {
             queue: config.logs.max_queue_size,
             batch: config.logs.max_export_batch_size,
             delay: config.logs.schedule_delay,
         };
-        let unpacker = Unpacker::new(config.component.logger(), config.shared_attributes());
+        let unpacker = Unpacker::new(config.shared_attributes());
         self.queues
-            .push(Queue::start(exporter, unpacker, limits, account.clone())?);
+            .push(Queue::start(sink, unpacker, limits, account.clone())?);
         self.logs.push(account);
         Ok(())
     }
@@ -297,24 +305,6 @@ fn metric_exporter(
 ) -> Result<Counted<opentelemetry_otlp::MetricExporter>, Error> {
     let mut builder = opentelemetry_otlp::MetricExporter::builder()
         .with_temporality(temporality)
-        .with_http()
-        .with_http_client(delivery.clone())
-        .with_retry_policy(RetryPolicy::disabled())
-        .with_endpoint(otlp.endpoint.to_string())
-        .with_timeout(otlp.timeout)
-        .with_protocol(encoding(otlp.protocol));
-    if otlp.gzip {
-        builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
-    }
-    Ok(Counted::new(builder.build()?, delivery, account))
-}
-
-fn log_exporter(
-    otlp: &Otlp,
-    delivery: Delivery,
-    account: Arc<Account>,
-) -> Result<Counted<opentelemetry_otlp::LogExporter>, Error> {
-    let mut builder = opentelemetry_otlp::LogExporter::builder()
         .with_http()
         .with_http_client(delivery.clone())
         .with_retry_policy(RetryPolicy::disabled())

@@ -9,26 +9,23 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
-use opentelemetry_proto::transform::logs::tonic::group_logs_by_resource_and_scope;
-use opentelemetry_sdk::Resource;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 
 use super::account::{Accepted, Account, Failure};
 use super::counted::data_points;
+use super::logs::Origin;
+use super::queue::Sink;
 
 /// Writes exports to `W`.
 pub struct Console<W> {
     output: Mutex<W>,
     temporality: Temporality,
     account: Arc<Account>,
-    resource: ResourceAttributesWithSchema,
 }
 
 impl<W> fmt::Debug for Console<W> {
@@ -44,7 +41,6 @@ impl<W: Write + Send + 'static> Console<W> {
             output: Mutex::new(output),
             temporality,
             account,
-            resource: ResourceAttributesWithSchema::default(),
         }
     }
 
@@ -88,16 +84,17 @@ impl<W: Write + Send + 'static> PushMetricExporter for Console<W> {
     }
 }
 
-impl<W: Write + Send + 'static> LogExporter for Console<W> {
-    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let export = ExportLogsServiceRequest {
-            resource_logs: group_logs_by_resource_and_scope(&batch, &self.resource),
-        };
-        self.line(batch.iter().count(), &export)
-    }
+/// Log records of one origin, for the console.
+pub(super) struct ConsoleLogs<W> {
+    pub(super) console: Console<W>,
+    pub(super) origin: Origin,
+}
 
-    fn set_resource(&mut self, resource: &Resource) {
-        self.resource = resource.into();
+impl<W: Write + Send + 'static> Sink for ConsoleLogs<W> {
+    fn export(&mut self, batch: Vec<LogRecord>) {
+        let records = batch.len();
+        // The account has the failure.
+        let _ = self.console.line(records, &self.origin.request(batch));
     }
 }
 

@@ -1,13 +1,11 @@
-//! Exporters that know how many items they carry: they enter in the [`Account`] what became of
-//! each export. Log records were offered to the account when they were queued.
+//! A metric exporter that knows how many points it carries: it enters in the [`Account`] what became
+//! of each export.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
@@ -65,22 +63,6 @@ impl PushMetricExporter for Counted<opentelemetry_otlp::MetricExporter> {
 
     fn temporality(&self) -> Temporality {
         self.exporter.temporality()
-    }
-}
-
-impl LogExporter for Counted<opentelemetry_otlp::LogExporter> {
-    async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-        let records = batch.iter().count();
-        let _ = self.exporter.export(batch).await;
-        self.settle(records)
-    }
-
-    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
-        self.exporter.shutdown_with_timeout(timeout)
-    }
-
-    fn set_resource(&mut self, resource: &Resource) {
-        self.exporter.set_resource(resource);
     }
 }
 

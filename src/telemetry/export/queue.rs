@@ -1,10 +1,10 @@
 //! The log records that wait for export, and the thread that exports them.
 //!
 //! Emitting is a push into a bounded queue under a short lock; a full queue drops the new record
-//! and counts it. The thread sleeps while there is nothing to send, and makes the SDK's records
-//! of the packed ones batch by batch. The SDK's own batch processor clones each record in the
-//! thread that logs, and tells neither how much waits nor how much it dropped, which the telemetry
-//! contract (section 8) asks for.
+//! and counts it. The thread sleeps while there is nothing to send, and unpacks batch by batch.
+//! The SDK's own batch processor builds and clones each record in the thread that logs, and tells
+//! neither how much waits nor how much it dropped, which the telemetry contract (section 8) asks
+//! for.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry::Context;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter};
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 use super::account::Account;
 use crate::telemetry::bridge::{Packed, Unpacker};
@@ -20,6 +20,12 @@ use crate::telemetry::bridge::{Packed, Unpacker};
 /// Bytes of records that wait or are under way. The usual record takes some 300, so that this only
 /// ever bounds unusual ones, such as lists of rules.
 pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Where batches go.
+pub trait Sink: Send + 'static {
+    /// Exports a batch, however long that takes, and accounts for what becomes of it.
+    fn export(&mut self, batch: Vec<LogRecord>);
+}
 
 /// How many records wait, for how long, and how many leave together.
 #[derive(Clone, Copy, Debug)]
@@ -82,15 +88,14 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// A queue in front of `exporter`, which is given what `unpacker` makes. What is lost here is
-    /// entered in `account`; that the exporter itself accounts for what it exports is its own
-    /// affair.
+    /// A queue in front of `sink`, which is given what `unpacker` makes. What is lost here is
+    /// entered in `account`.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
-    pub fn start<E: LogExporter + 'static>(
-        exporter: E,
+    pub fn start(
+        mut sink: impl Sink,
         unpacker: Unpacker,
         limits: Limits,
         account: Arc<Account>,
@@ -108,9 +113,8 @@ impl Queue {
             .spawn(move || {
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
                 let ended = Ended(&worker);
-                worker.run(&exporter, unpacker);
+                worker.run(&mut sink, &unpacker);
                 drop(ended);
-                let _ = exporter.shutdown();
             })?;
         Ok(Self { shared })
     }
@@ -204,24 +208,22 @@ impl Drop for Ended<'_> {
 }
 
 impl Shared {
-    fn run(&self, exporter: &impl LogExporter, mut unpacker: Unpacker) {
+    fn run(&self, sink: &mut impl Sink, unpacker: &Unpacker) {
         while let Some(mut records) = self.next() {
             while !records.is_empty() {
                 let batch = records.drain(..self.limits.batch.min(records.len()));
-                let mut size = 0;
+                let mut bytes = 0;
                 let batch: Vec<_> = batch
                     .map(|record| {
-                        size += record.size();
+                        bytes += record.size();
                         unpacker.unpack(&record)
                     })
                     .collect();
-                let scope = unpacker.scope();
-                let batch: Vec<_> = batch.iter().map(|record| (record, scope)).collect();
-                // The exporter has counted and reported what went wrong.
-                let _ = smol::future::block_on(exporter.export(LogBatch::new(&batch)));
+                let count = batch.len();
+                sink.export(batch);
                 let mut state = self.lock();
-                state.under_way -= batch.len();
-                state.bytes -= size;
+                state.under_way -= count;
+                state.bytes -= bytes;
             }
             let mut state = self.lock();
             if state.len() == 0 {
@@ -264,24 +266,21 @@ impl Shared {
 mod tests {
     use super::*;
     use crate::telemetry::log::Written;
-    use opentelemetry_sdk::error::OTelSdkResult;
     use std::sync::mpsc;
     use std::time::SystemTime;
 
     /// Tells the sizes of its batches; waits for a permit before each when given a gate.
-    #[derive(Debug)]
     struct Probe {
         batches: mpsc::Sender<usize>,
-        gate: Option<Mutex<mpsc::Receiver<()>>>,
+        gate: Option<mpsc::Receiver<()>>,
     }
 
-    impl LogExporter for Probe {
-        async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
-            let _ = self.batches.send(batch.iter().count());
+    impl Sink for Probe {
+        fn export(&mut self, batch: Vec<LogRecord>) {
+            let _ = self.batches.send(batch.len());
             if let Some(gate) = &self.gate {
-                let _ = gate.lock().expect("one exporter").recv();
+                let _ = gate.recv();
             }
-            Ok(())
         }
     }
 
@@ -297,9 +296,9 @@ mod tests {
         let account = Arc::new(Account::new("log records", &logger));
         let probe = Probe {
             batches: sender,
-            gate: gate.map(Mutex::new),
+            gate,
         };
-        let unpacker = Unpacker::new("test", []);
+        let unpacker = Unpacker::new([]);
         let queue = Queue::start(probe, unpacker, limits, account.clone()).expect("a thread");
         Bench {
             queue,
