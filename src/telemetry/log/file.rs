@@ -13,6 +13,15 @@ use std::time::{Duration, SystemTime};
 use super::sink::{Failure, open_append, whole_lines, write_all};
 use super::timestamp;
 
+/// Bytes after which a log file is rotated.
+const ROTATE_BYTES: u64 = 100 * 1024 * 1024;
+
+/// Rotated files that are kept.
+const BACKUPS: usize = 10;
+
+/// How long a rotated file is kept.
+const BACKUP_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// When a file is rotated, and what is kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rotation {
@@ -27,9 +36,9 @@ pub(super) struct Rotation {
 impl Default for Rotation {
     fn default() -> Self {
         Self {
-            bytes: 100 * 1024 * 1024,
-            backups: 10,
-            age: Duration::from_secs(30 * 24 * 3600),
+            bytes: ROTATE_BYTES,
+            backups: BACKUPS,
+            age: BACKUP_AGE,
         }
     }
 }
