@@ -3,9 +3,12 @@
 //! Owns the order of these steps, so that no way out skips the flush. Never knows what the daemon
 //! is for: that is the function it is given.
 
+mod image;
+
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
+use smol::Timer;
 
 use crate::config::{Kind, Setting, Values, Warning};
 use crate::http::connect::Connector;
@@ -30,6 +33,9 @@ const LOG_OUTPUT: &str = "OPENSANDBOX_LOG_OUTPUT";
 pub fn log_destinations(values: &Values) -> Vec<Destination> {
     Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default())
 }
+
+/// How long after its beginning a start is over.
+const STARTED: Duration = Duration::from_secs(1);
 
 /// How a daemon is started.
 pub struct Start<'a> {
@@ -116,6 +122,11 @@ pub fn run(
     daemon
         .telemetry
         .serve_scrapers(&daemon.runtime.spawner(), daemon.shutdown.clone());
+    let release = async {
+        Timer::after(STARTED).await;
+        image::release();
+    };
+    daemon.runtime.spawn(release).detach();
     Ok(lifecycle::conclude(
         daemon,
         main,

@@ -14,7 +14,10 @@ fn sources() -> Vec<(PathBuf, String)> {
                 walk(root, &path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();
-                let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let code = text
+                    .split("#[cfg(test)]\nmod tests")
+                    .next()
+                    .unwrap_or_default();
                 found.push((path.strip_prefix(root).unwrap().to_owned(), code.to_owned()));
             }
         }

@@ -14,7 +14,10 @@ fn read(path: impl AsRef<Path>) -> String {
 
 /// Name and value of every constant in `source`, outside its tests.
 fn constants(source: &str) -> Vec<(String, String)> {
-    let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = source
+        .split("#[cfg(test)]\nmod tests")
+        .next()
+        .unwrap_or_default();
     let declared = code.split("const ").skip(1);
     declared
         .filter_map(|declared| {
