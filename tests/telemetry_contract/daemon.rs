@@ -459,6 +459,38 @@ fn the_stable_http_keys_are_opted_into() {
     assert_eq!(total(&points, STANDARD_DURATION, &stable), 1.);
 }
 
+/// `OTEL_LOG_LEVEL`: structured, few, never raw on standard error, and never exported (section 2).
+#[test]
+fn the_sdk_speaks_through_the_log() {
+    let place = Place::new();
+    let receiver = place.enter(Receiver::start);
+    let mut daemon = egress(&place)
+        .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.http_endpoint())
+        .env("OTEL_LOGS_EXPORTER", "otlp")
+        .env("OTEL_METRIC_EXPORT_INTERVAL", 10)
+        .env("OTEL_LOG_LEVEL", "debug")
+        .env("OPENSANDBOX_EGRESS_LOG_LEVEL", "debug")
+        .spawn();
+    let waited = receiver.wait_for(PATIENCE, |now| now.metrics().len() > 20);
+    waited.expect("metrics");
+    assert_eq!(daemon.stop().code(), Some(0));
+    receiver.assert_clean();
+    let log = daemon.log();
+    let mut spoken = 0;
+    for line in log.iter().filter_map(Value::as_object) {
+        let place = line.keys().position(|key| key == "otel.event");
+        if let Some(place) = place {
+            assert_eq!(place, 4 + SHARED.len(), "{line:?}");
+            spoken += 1;
+        }
+    }
+    assert_eq!(spoken, 20, "lines a minute");
+    assert_eq!(daemon.stderr(), "");
+    for record in receiver.records() {
+        assert!(!record.attributes.contains_key("otel.event"), "{record:?}");
+    }
+}
+
 /// The general endpoint is for metrics alone, unless logs are asked for (section 2).
 #[test]
 fn an_endpoint_for_all_signals_does_not_turn_the_logs_of_egress_on() {
