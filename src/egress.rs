@@ -38,6 +38,7 @@ use account::Account;
 use always::AlwaysFiles;
 use api::{Api, Health, HealthGate, RequestIds};
 use config::Config;
+use dns::Listeners;
 use events::Observer;
 use metrics::Metrics;
 use netfilter::{Mark, Redirect};
@@ -66,8 +67,9 @@ type SharedRedirect = Arc<Mutex<Option<Redirect>>>;
 
 /// Runs until the daemon is asked to end.
 ///
-/// The kernel redirects DNS to the filter before anything else happens, so that a start that fails
-/// or takes long leaves DNS closed, never open. The API is the last to listen: an answer of
+/// The kernel redirects DNS to the filter before anything is read or served, so that a start that
+/// fails or takes long leaves DNS closed, never open. Only the filter's port is taken before that:
+/// where another egress has it, the redirect is that one's. The API is the last to listen: an answer of
 /// `/healthz` means that the policy is in force.
 ///
 /// # Errors
@@ -77,9 +79,23 @@ pub fn run(config: Config, resolver: &UpstreamResolver, daemon: &Daemon) -> Resu
     let logger = daemon.logger();
     info!(logger, "enforcement mode: dns");
     let mark = Mark::random().map_err(Fatal::failed("cannot draw a packet mark"))?;
-    let (redirect, health) = install_redirect(&config, mark, logger)?;
+    let kernel = netfilter::Settings {
+        port: config.dns_port,
+        mark,
+        user: rustix::process::geteuid().as_raw(),
+        exempt: config.exempt.clone(),
+        upstreams: Vec::new(),
+    };
+    let listeners = Listeners::bind(&dns_addresses(config.dns_port), logger).map_err(|cause| {
+        if let Err(cause) = Redirect::close_if_open(&kernel) {
+            error!(logger, "dns redirect: {cause}");
+        }
+        Fatal::failed("failed to start dns proxy")(cause)
+    })?;
+    let (redirect, health) = install_redirect(&kernel, config.allow_unenforced, logger)?;
     let redirect: SharedRedirect = Arc::new(Mutex::new(redirect));
-    let served = serve(&config, resolver, daemon, mark, &redirect, health);
+    let hooks = dns_hooks(mark, &redirect, logger);
+    let served = serve(&config, resolver, daemon, listeners, hooks, health);
     // Only an end that was asked for may open DNS.
     let teardown = config.teardown_on_exit && served.is_ok();
     end_redirect(lock(&redirect).take(), teardown, logger);
@@ -93,8 +109,8 @@ fn serve(
     config: &Config,
     resolver: &UpstreamResolver,
     daemon: &Daemon,
-    mark: Mark,
-    redirect: &SharedRedirect,
+    listeners: Listeners,
+    hooks: dns::Hooks,
     health: Health,
 ) -> Result<(), Fatal> {
     let logger = daemon.logger();
@@ -147,9 +163,9 @@ fn serve(
     .map_err(Fatal::failed("cannot enforce the initial policy"))?;
     let writer = Arc::new(writer);
 
-    let hooks = dns_hooks(mark, redirect, logger);
     let filter = dns::start(
         dns_config(config),
+        listeners,
         writer.live(),
         Arc::clone(&observer),
         hooks,
@@ -161,7 +177,8 @@ fn serve(
     let limits = Limits {
         connections: api::MAX_CONNECTIONS,
         header_bytes: api::MAX_HEAD,
-        body_bytes: api::MAX_BODY as u64,
+        // The API bounds bodies itself: a change it refuses is recorded.
+        body_bytes: u64::MAX,
         ..Limits::default()
     };
     let server =
@@ -232,27 +249,20 @@ fn webhook_connector(
 
 /// Puts the redirect in, or says what the health is without it.
 fn install_redirect(
-    config: &Config,
-    mark: Mark,
+    settings: &netfilter::Settings,
+    allow_unenforced: bool,
     logger: &Logger,
 ) -> Result<(Option<Redirect>, Health), Fatal> {
-    let settings = netfilter::Settings {
-        port: config.dns_port,
-        mark,
-        user: rustix::process::geteuid().as_raw(),
-        exempt: config.exempt.clone(),
-        upstreams: Vec::new(),
-    };
-    match Redirect::install(&settings) {
+    match Redirect::install(settings) {
         Ok(redirect) => {
             info!(
                 logger,
                 "dns redirect installed: port 53 of both address families leads to port {}",
-                config.dns_port
+                settings.port
             );
             Ok((Some(redirect), Health::Ready))
         }
-        Err(cause) if cause.is_unavailable() && config.allow_unenforced => {
+        Err(cause) if cause.is_unavailable() && allow_unenforced => {
             error!(
                 logger,
                 "NOT ENFORCED: names are filtered only for clients that ask the filter by themselves: {cause}"
@@ -316,12 +326,16 @@ fn lock(redirect: &SharedRedirect) -> MutexGuard<'_, Option<Redirect>> {
     redirect.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Where the filter listens.
+fn dns_addresses(port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        SocketAddr::from((Ipv6Addr::LOCALHOST, port)),
+    ]
+}
+
 fn dns_config(config: &Config) -> dns::Config {
     dns::Config {
-        listen: vec![
-            SocketAddr::from((Ipv4Addr::LOCALHOST, config.dns_port)),
-            SocketAddr::from((Ipv6Addr::LOCALHOST, config.dns_port)),
-        ],
         upstreams: config.upstreams.clone(),
         timeout: config.upstream_timeout,
         probe_name: config.probe_name.clone(),

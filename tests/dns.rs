@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use opensandbox::egress::dns::upstream::Source;
-use opensandbox::egress::dns::{Config, Hooks, MAX_IN_FLIGHT, Running, SocketHook, start};
+use opensandbox::egress::dns::{
+    Config, Hooks, Listeners, MAX_IN_FLIGHT, Running, SocketHook, start,
+};
 use opensandbox::egress::events::Observer;
 use opensandbox::egress::metrics::Metrics;
 use opensandbox::egress::policy::{AlwaysRules, Effective, Live, Policy};
@@ -67,10 +69,11 @@ impl Filter {
             .with_reader(metrics.clone())
             .build();
         let meter = Meter::new(meters.meter(Metrics::SCOPE), Arc::from([]));
+        let both = ["127.0.0.1:0", "[::1]:0"].map(|address| address.parse().unwrap());
+        let listeners = Listeners::bind(&both, &logger).unwrap();
         let observer = Arc::new(Observer::new(logger, Metrics::new(&meter)));
         let live = Arc::new(Live::new(effective(POLICY, 1)));
         let mut config = Config {
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
             upstreams: Source::List(upstreams.to_vec()),
             timeout: 2 * SECOND,
             probe_name: String::new(),
@@ -84,7 +87,8 @@ impl Filter {
             ..Hooks::none()
         };
         let runtime = Runtime::new(NonZeroUsize::new(2).unwrap()).unwrap();
-        let running = start(config, live.clone(), observer, hooks, &runtime.spawner()).unwrap();
+        let spawner = runtime.spawner();
+        let running = start(config, listeners, live.clone(), observer, hooks, &spawner).unwrap();
         Self {
             address: running.addresses()[0],
             _meters: meters,
@@ -670,25 +674,7 @@ fn a_taken_port_is_named() {
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let logger = slog::Logger::root(slog::Discard, slog::o!());
-    let observer = Observer::new(logger, Metrics::new(&Meter::noop()));
-    let runtime = Runtime::new(NonZeroUsize::MIN).unwrap();
-    let config = Config {
-        listen: vec![address],
-        upstreams: Source::List(vec![address]),
-        timeout: SECOND,
-        probe_name: ".".to_owned(),
-        probe_interval: SECOND,
-        exempt: Vec::new(),
-        max_in_flight: 1,
-    };
-    let live = Arc::new(Live::new(effective(POLICY, 1)));
-    let result = start(
-        config,
-        live,
-        Arc::new(observer),
-        Hooks::none(),
-        &runtime.spawner(),
-    );
+    let result = Listeners::bind(&[address], &logger);
     let error = result.err().unwrap().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
 }
@@ -794,8 +780,7 @@ fn both_families_are_served_and_asked() {
     drop(probe);
     let upstream = Upstream::start_at("[::1]:0".parse().unwrap());
     upstream.answer("ok.test", Reply::addresses(60, &["192.0.2.1"]));
-    let adjust = |config: &mut Config| config.listen.push("[::1]:0".parse().unwrap());
-    let filter = Filter::with(&[upstream.address()], adjust, Arc::new(|_| Ok(())));
+    let filter = Filter::start(&[upstream.address()]);
     for address in filter.running.as_ref().unwrap().addresses() {
         for ask in [ask, ask_tcp] {
             let answer = ask(*address, "ok.test", rtype::A, SECOND).unwrap();

@@ -161,7 +161,7 @@ impl Api {
             }
             Err(cause) => {
                 let message = match &cause {
-                    // In the words of the server, which refuses such a body when it is announced.
+                    // Nothing failed: it was not even read.
                     body::Error::TooLarge { .. } => cause.to_string(),
                     _ => format!("failed to read body: {cause}"),
                 };

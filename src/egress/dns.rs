@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slog::{info, warn};
+use slog::{Logger, info, warn};
 use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt as _;
 use smol::lock::Semaphore;
@@ -48,8 +48,6 @@ const STOP_MARGIN: Duration = Duration::from_millis(50);
 /// What the filter is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where it listens, UDP and TCP.
-    pub listen: Vec<SocketAddr>,
     /// Whom it asks.
     pub upstreams: Source,
     /// How long a query may wait for all upstreams together.
@@ -137,13 +135,41 @@ pub struct Running {
     _background: [Task<()>; 2],
 }
 
-/// Binds the listeners and starts the filter; when it returns, queries are answered.
+/// The sockets of a filter that is not started yet; queries wait in them.
+pub struct Listeners(Vec<Listener>);
+
+impl Listeners {
+    /// Listens on every address, UDP and TCP; says in `log` which address families are missing.
+    ///
+    /// # Errors
+    ///
+    /// An address is taken, or no address family is left.
+    pub fn bind(addresses: &[SocketAddr], log: &Logger) -> Result<Self, Error> {
+        let mut listeners = Vec::new();
+        for &address in addresses {
+            match Listener::bind(address) {
+                Ok(listener) => listeners.push(listener),
+                Err(cause) if lacks_family(&cause) => {
+                    warn!(log, "[dns] not listening on {address}: {cause}");
+                }
+                Err(cause) => return Err(Error::Listen { address, cause }),
+            }
+        }
+        if listeners.is_empty() {
+            return Err(Error::NoListener);
+        }
+        Ok(Self(listeners))
+    }
+}
+
+/// Starts the filter; when it returns, queries are answered.
 ///
 /// # Errors
 ///
-/// See [`Error`]. A missing address family is not one, unless nothing is left.
+/// See [`Error`].
 pub fn start(
     config: Config,
+    listeners: Listeners,
     live: Arc<Live>,
     observer: Arc<Observer>,
     hooks: Hooks,
@@ -153,12 +179,13 @@ pub fn start(
         let name = config.probe_name.clone();
         Error::ProbeName { name, cause }
     })?;
-    let listeners = bind(&config.listen, &observer)?;
     let addresses: Vec<_> = listeners
+        .0
         .iter()
         .map(|listener| listener.udp.local_addr())
         .collect::<io::Result<_>>()?;
     let (datagrams, streams): (Vec<_>, Vec<_>) = listeners
+        .0
         .into_iter()
         .map(|listener| (listener.udp, listener.tcp))
         .unzip();
@@ -214,26 +241,6 @@ pub fn start(
 #[must_use]
 pub fn is_probe_name(name: &str) -> bool {
     Probe::new(name, Duration::MAX).is_ok()
-}
-
-fn bind(addresses: &[SocketAddr], observer: &Observer) -> Result<Vec<Listener>, Error> {
-    let mut listeners = Vec::new();
-    for &address in addresses {
-        match Listener::bind(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(cause) if lacks_family(&cause) => {
-                warn!(
-                    observer.logger(),
-                    "[dns] not listening on {address}: {cause}"
-                );
-            }
-            Err(cause) => return Err(Error::Listen { address, cause }),
-        }
-    }
-    if listeners.is_empty() {
-        return Err(Error::NoListener);
-    }
-    Ok(listeners)
 }
 
 fn start_thread(

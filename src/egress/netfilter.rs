@@ -14,8 +14,9 @@
 //! Past them go the resolvers exempt by configuration, and our own queries, which must carry the
 //! random [`Mark`] of this process, come from a socket of our user *and* go to a known upstream.
 //!
-//! **Fail closed.** The table goes in before anything else starts and replaces what a predecessor
-//! left in one transaction. While the filter is down, DNS is redirected to a closed port. After
+//! **Fail closed.** The table goes in before anything is read or served and replaces what a
+//! predecessor left in one transaction. A process that finds the port of its filter taken leaves
+//! the table of whoever has it alone. While the filter is down, DNS is redirected to a closed port. After
 //! the end the table stays, without our own exemption, unless the operator wants it removed.
 //!
 //! **What it cannot stop.** A workload with `CAP_NET_ADMIN` deletes the table. One with
@@ -35,8 +36,10 @@ mod transaction;
 pub use error::Error;
 pub use mark::Mark;
 
+use std::io::ErrorKind::AlreadyExists;
 use std::net::{IpAddr, SocketAddr};
 
+use ruleset::Existing;
 use transaction::{Connection, Transaction};
 
 /// The name of the table.
@@ -72,11 +75,28 @@ impl Redirect {
     ///
     /// [`Error::is_unavailable`] tells whether this process, or this kernel, can enforce at all.
     pub fn install(settings: &Settings) -> Result<Self, Error> {
+        Self::put_in(settings, Existing::Replace)
+    }
+
+    /// Closes DNS where no table is in force, for a filter that cannot start. A table that is
+    /// there stays as it is: its owner may be alive.
+    ///
+    /// # Errors
+    ///
+    /// As for [`install`](Self::install).
+    pub fn close_if_open(settings: &Settings) -> Result<(), Error> {
+        match Self::put_in(settings, Existing::Keep) {
+            Err(Error::Refused { source, .. }) if source.kind() == AlreadyExists => Ok(()),
+            closed => closed.map(drop),
+        }
+    }
+
+    fn put_in(settings: &Settings, existing: Existing) -> Result<Self, Error> {
         let mut connection = Connection::open()?;
-        let zones = match connection.commit(ruleset::install(settings, true)) {
+        let zones = match connection.commit(ruleset::install(settings, existing, true)) {
             Ok(()) => true,
             Err(Error::Unsupported { object, .. }) if object == ruleset::object(ruleset::ZONE) => {
-                connection.commit(ruleset::install(settings, false))?;
+                connection.commit(ruleset::install(settings, existing, false))?;
                 false
             }
             Err(error) => return Err(error),

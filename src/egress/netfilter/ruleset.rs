@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, Hook, HookNumber, InetHookNumber, ListAttribute,
     NfTablesMessage, RuleAttribute, RuleMessage, SetAttribute, SetElementAttribute, SetElementList,
@@ -146,12 +146,24 @@ pub(super) fn remove() -> Transaction {
     transaction
 }
 
-/// Replaces whatever has the name of the table by the table `settings` describe; `zones` says
-/// whether the kernel has zones of connection tracking.
-pub(super) fn install(settings: &Settings, zones: bool) -> Transaction {
-    let mut transaction = remove();
+/// What becomes of a table of the same name.
+#[derive(Clone, Copy)]
+pub(super) enum Existing {
+    /// It goes.
+    Replace,
+    /// It stays, and the whole transaction fails.
+    Keep,
+}
+
+/// Puts in the table `settings` describe; `zones` says whether the kernel has zones of connection
+/// tracking.
+pub(super) fn install(settings: &Settings, existing: Existing, zones: bool) -> Transaction {
+    let (mut transaction, flags) = match existing {
+        Existing::Replace => (remove(), NLM_F_CREATE),
+        Existing::Keep => (Transaction::default(), NLM_F_CREATE | NLM_F_EXCL),
+    };
     let object = format!("table inet {TABLE}");
-    transaction.push(object, NLM_F_CREATE, NfTablesMessage::NewTable(table()));
+    transaction.push(object, flags, NfTablesMessage::NewTable(table()));
 
     for set in [EXEMPT_V4, EXEMPT_V6, UPSTREAM_V4, UPSTREAM_V6] {
         set.create(&mut transaction);

@@ -1,15 +1,18 @@
 //! The real binary under test, and everything it says.
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::mount::{MountFlags, MountPropagationFlags};
 use rustix::process::{Pid, Signal};
+use rustix::thread::{CapabilitySet, UnshareFlags};
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::Value;
 
@@ -39,8 +42,18 @@ pub struct Builder<'a> {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     namespace: Option<&'a Namespace>,
+    mounts: Vec<Mount>,
+    denied: CapabilitySet,
     ready: Option<Ready>,
     unheard: bool,
+}
+
+/// Something only the daemon sees at a path.
+enum Mount {
+    /// What is at the first path, at the second.
+    Bind(PathBuf, PathBuf),
+    /// An empty file system of so many bytes.
+    Disk(PathBuf, usize),
 }
 
 /// How a daemon shows that it is ready.
@@ -61,6 +74,8 @@ impl<'a> Builder<'a> {
             arguments: Vec::new(),
             environment: BTreeMap::from([("PATH".to_owned(), path)]),
             namespace: None,
+            mounts: Vec::new(),
+            denied: CapabilitySet::empty(),
             ready: None,
             unheard: false,
         }
@@ -85,6 +100,28 @@ impl<'a> Builder<'a> {
     #[must_use]
     pub fn within(mut self, namespace: &'a Namespace) -> Self {
         self.namespace = Some(namespace);
+        self
+    }
+
+    /// Lets it alone see, at `to`, what is at `from`. Needs root.
+    #[must_use]
+    pub fn bind_mount(mut self, from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
+        self.mounts.push(Mount::Bind(from.into(), to.into()));
+        self
+    }
+
+    /// Gives it alone an empty file system of `bytes` bytes at `at`; the test reaches it through
+    /// [`Daemon::path`]. Needs root.
+    #[must_use]
+    pub fn disk(mut self, at: impl Into<PathBuf>, bytes: usize) -> Self {
+        self.mounts.push(Mount::Disk(at.into(), bytes));
+        self
+    }
+
+    /// Takes these capabilities from it. Needs root.
+    #[must_use]
+    pub fn without(mut self, capabilities: CapabilitySet) -> Self {
+        self.denied |= capabilities;
         self
     }
 
@@ -124,7 +161,7 @@ impl<'a> Builder<'a> {
                 .said
                 .wait(PATIENCE, |said| {
                     let heard = said.lines.iter().any(|line| line.contains(text.as_str()));
-                    (heard || said.ended).then_some(heard)
+                    (heard || said.open == 0).then_some(heard)
                 })
                 .unwrap_or(false),
         };
@@ -141,10 +178,15 @@ impl<'a> Builder<'a> {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        // A process belongs to the namespace of the thread that starts it.
+        // A process has the namespaces and the capabilities of the thread that starts it.
+        let start = || {
+            self.confine();
+            command.spawn()
+        };
         let child = match self.namespace {
-            Some(namespace) => namespace.enter(|| command.spawn()),
-            None => command.spawn(),
+            Some(namespace) => namespace.enter(start),
+            None => std::thread::scope(|scope| scope.spawn(start).join())
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
         };
         let mut child = child.expect("start the daemon");
         let said = Arc::<Watch<Said>>::default();
@@ -163,10 +205,36 @@ impl<'a> Builder<'a> {
         daemon
     }
 
+    /// Makes this thread what the daemon is to be.
+    fn confine(&self) {
+        if !self.mounts.is_empty() {
+            // SAFETY: the thread unshares only its own mounts, not its descriptor table, and ends
+            // once it has started the daemon.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+                .expect("unshare the mounts");
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).expect("make the mounts private");
+        }
+        for mount in &self.mounts {
+            match mount {
+                Mount::Bind(from, to) => rustix::mount::mount_bind(from, to),
+                Mount::Disk(at, bytes) => {
+                    let size = CString::new(format!("size={bytes}")).expect("an option");
+                    rustix::mount::mount("disk", at, "tmpfs", MountFlags::empty(), &*size)
+                }
+            }
+            .expect("mount");
+        }
+        for capability in self.denied.iter() {
+            rustix::thread::remove_capability_from_bounding_set(capability)
+                .expect("give a capability up");
+        }
+    }
+
     fn poll(&self, daemon: &Daemon, address: SocketAddr, path: &str) -> bool {
         let ask = || get(address, path).is_ok_and(|answer| answer.status / 100 == 2);
         let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline && !daemon.said.lock().ended {
+        while Instant::now() < deadline && daemon.said.lock().open > 0 {
             let ready = match self.namespace {
                 Some(namespace) => namespace.enter(ask),
                 None => ask(),
@@ -185,8 +253,8 @@ impl<'a> Builder<'a> {
 struct Said {
     lines: Vec<String>,
     errors: Vec<String>,
-    /// Standard output was closed.
-    ended: bool,
+    /// Of its pipes that are read, those it has not closed.
+    open: usize,
 }
 
 fn listen(
@@ -194,13 +262,14 @@ fn listen(
     said: Arc<Watch<Said>>,
     push: fn(&mut Said, String),
 ) {
+    said.update(|said| said.open += 1);
     let listen = move || {
         for line in BufReader::new(pipe).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).into_owned();
             said.update(|said| push(said, line));
         }
-        said.update(|said| said.ended = true);
+        said.update(|said| said.open -= 1);
     };
     std::thread::Builder::new()
         .name("daemon-output".to_owned())
@@ -230,6 +299,22 @@ impl Daemon {
                 said.lines.push(line)
             });
         }
+    }
+
+    /// Closes the standard output of a daemon that was [`Builder::unheard`].
+    pub fn hang_up(&mut self) {
+        self.unheard = None;
+    }
+
+    /// Where the test finds the daemon's own `path`, which must be absolute.
+    ///
+    /// # Panics
+    ///
+    /// When it is relative.
+    #[must_use]
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref().strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", self.pid())).join(path)
     }
 
     /// A number of `/proc/PID/status`, for example `VmRSS` in KiB or `Threads`.
@@ -307,7 +392,8 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("wait for the daemon") {
                 self.status = Some(status);
                 // The readers may still have lines to take.
-                let _drained = self.said.wait(POLL * 20, |said| said.ended.then_some(()));
+                let all = |said: &mut Said| (said.open == 0).then_some(());
+                let _drained = self.said.wait(PATIENCE, all);
                 return status;
             }
             assert!(

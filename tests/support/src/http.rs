@@ -203,6 +203,17 @@ pub struct Response {
     pub body: String,
 }
 
+impl Response {
+    /// The value of a header, whatever the case of its name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
 /// `GET path`, over a connection of its own.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ pub mod http;
 pub mod netns;
 pub mod otlp;
 pub mod tls;
+pub mod tools;
 
 mod io;
 mod watch;
