@@ -260,6 +260,12 @@ fn install_redirect(
                 "dns redirect installed: port 53 of both address families leads to port {}",
                 settings.port
             );
+            if !redirect.has_zones() {
+                info!(
+                    logger,
+                    "dns redirect: this kernel has no zones of connection tracking; now and then a query takes one more turn through the filter"
+                );
+            }
             Ok((Some(redirect), Health::Ready))
         }
         Err(cause) if cause.is_unavailable() && allow_unenforced => {

@@ -1,7 +1,12 @@
 //! What the documents say about the source, compared with the source.
+//! `UPDATE_DOCS=1 cargo test --test docs` writes the generated parts anew.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use opensandbox::config::{Kind, Setting};
+use opensandbox::{daemon, egress};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -94,4 +99,105 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
         })
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .collect()
+}
+
+/// The settings as a Markdown table.
+fn table<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
+    let mut table = String::from("| flag | variable | default | |\n|---|---|---|---|\n");
+    for setting in settings {
+        let default = match setting.default {
+            "" => "unset".to_owned(),
+            default => format!("`{default}`"),
+        };
+        let kind = match setting.kind {
+            Kind::Secret => " (masked where settings are shown)",
+            Kind::Text | Kind::Switch | Kind::List => "",
+        };
+        table.push_str(&format!(
+            "| `--{}` | `{}` | {default} | {}{kind} |\n",
+            setting.flag, setting.variable, setting.help
+        ));
+    }
+    table
+}
+
+#[test]
+fn the_settings_of_egress_are_those_of_the_code() {
+    const BEGIN: &str = "<!-- begin: settings (UPDATE_DOCS=1 cargo test --test docs) -->\n";
+    const END: &str = "<!-- end: settings -->";
+    let path = root().join("docs/egress.md");
+    let text = read(&path);
+    let (before, rest) = text.split_once(BEGIN).expect("the begin marker");
+    let (found, after) = rest.split_once(END).expect("the end marker");
+    let wanted = table(egress::config::SETTINGS.iter().chain(daemon::SETTINGS));
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
+        return;
+    }
+    assert!(
+        found == wanted,
+        "docs/egress.md is not current: run UPDATE_DOCS=1 cargo test --test docs"
+    );
+}
+
+/// The Markdown files at the top and below `docs/`.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = Vec::new();
+    for directory in [
+        root().to_owned(),
+        root().join("docs"),
+        root().join("packaging"),
+    ] {
+        for entry in fs::read_dir(&directory).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                documents.push(path);
+            }
+        }
+    }
+    documents
+}
+
+/// The anchors a document has, by the rule of the common forges: letters, digits, blanks as dashes.
+fn anchors(text: &str) -> BTreeSet<String> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix('#'))
+        .map(|heading| {
+            let heading = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = heading.chars().filter_map(|character| match character {
+                ' ' => Some('-'),
+                '-' | '_' => Some(character),
+                character if character.is_alphanumeric() => Some(character),
+                _ => None,
+            });
+            kept.collect()
+        })
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let text = read(&document);
+        let directory = document.parent().expect("a directory");
+        for link in text.split("](").skip(1) {
+            let link = link.split([')', ' ']).next().unwrap_or_default();
+            if link.contains("://") {
+                continue;
+            }
+            let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() {
+                document.clone()
+            } else {
+                directory.join(file)
+            };
+            let leads =
+                target.exists() && (anchor.is_empty() || anchors(&read(&target)).contains(anchor));
+            if !leads {
+                broken.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
