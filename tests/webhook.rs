@@ -191,7 +191,9 @@ fn a_dead_endpoint_fills_the_queue_and_every_loss_is_counted() {
     assert_eq!(tally.failed + tally.overflowed, offered);
     let full = "deny webhook queue full; dropping denials".to_owned();
     let lines = log.messages();
-    assert_eq!(lines.iter().filter(|line| **line == full).count(), 1);
+    // Once more, if the worker took its one after the queue was full.
+    let told = lines.iter().filter(|line| **line == full).count();
+    assert!((1..=2).contains(&told), "{lines:?}");
     assert_eq!(log.lines().last().expect("a line")["lost"], offered);
 }
 
