@@ -29,13 +29,15 @@ const SUSTAINED_RATE: u32 = 5_000;
 const SUSTAINED: Duration = Duration::from_secs(60);
 /// When the queues towards a dead receiver are full and its first time limits are over.
 const WARM: Duration = Duration::from_secs(20);
-/// Rules of the largest policy.
+/// Rules of the largest policy, and how often it is replaced.
 const RULES: usize = 4096;
+const POSTS: usize = 100;
 
 /// How much of everything.
 struct Extent {
     starts: usize,
     rounds: usize,
+    posts: usize,
     round: Duration,
     settle: Duration,
     warm: Duration,
@@ -49,6 +51,7 @@ impl Extent {
             return Self {
                 starts: 1,
                 rounds: 1,
+                posts: 2,
                 round: moment,
                 settle: moment,
                 warm: moment,
@@ -60,6 +63,7 @@ impl Extent {
         Self {
             starts: STARTS,
             rounds: ROUNDS,
+            posts: POSTS,
             round: ROUND,
             settle: SETTLE,
             warm: WARM,
@@ -273,14 +277,19 @@ fn rules(installed: &Installed, extent: &Extent) {
     };
     let rules: Vec<_> = (0..RULES).map(rule).collect();
     let policy = format!(r#"{{"egress":[{}]}}"#, rules.join(","));
-    let before = daemon.process.resident().0;
-    let times = (0..extent.rounds).map(|_| milliseconds(daemon.replace_policy(&policy)));
-    let times = Spread::of(times);
-    std::thread::sleep(extent.settle);
-    let after = daemon.process.resident().0;
-    println!(
-        "POST /policy of {RULES} rules: {times:.1} ms; RSS {before:.2} MiB before, {after:.2} after"
-    );
+    let resident = || format!("{:.2}", daemon.process.resident().0);
+    let mut table = Table::new(&["POST /policy", "ms", "RSS MiB before", "after"]);
+    for (what, times) in [
+        (&*format!("of {RULES} rules, once"), 1),
+        ("again and again", extent.posts),
+    ] {
+        let before = resident();
+        let times = (0..times).map(|_| milliseconds(daemon.replace_policy(&policy)));
+        let times = Spread::of(times);
+        std::thread::sleep(extent.settle);
+        table.row(&[&what, &times, &before, &resident()]);
+    }
+    println!("{table}");
 }
 
 fn milliseconds(time: Duration) -> f64 {
