@@ -58,29 +58,9 @@ crate::instruments! {
     }
 }
 
-/// Declares a closed set of attribute values: an enum, its text, and its count.
-macro_rules! attribute_values {
-    ($(#[$meta:meta])* $name:ident { $( $(#[$variant_meta:meta])* $variant:ident = $text:literal ),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum $name { $( $(#[$variant_meta])* $variant ),+ }
-
-        impl $name {
-            /// Every value.
-            pub const ALL: &'static [$name] = &[$($name::$variant),+];
-
-            /// The attribute value.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $($name::$variant => $text),+ }
-            }
-        }
-    };
-}
-
-attribute_values! {
+crate::attribute_values! {
     /// What the policy said.
-    Decision {
+    pub enum Decision as "decision" {
         /// Forwarded.
         Allow = "allow",
         /// Refused by policy.
@@ -88,9 +68,9 @@ attribute_values! {
     }
 }
 
-attribute_values! {
+crate::attribute_values! {
     /// How the client asked.
-    Transport {
+    pub enum Transport as "transport" {
         /// One datagram.
         Udp = "udp",
         /// A length-prefixed message on a connection.
@@ -98,9 +78,9 @@ attribute_values! {
     }
 }
 
-attribute_values! {
+crate::attribute_values! {
     /// What the client was told, or why it was told nothing.
-    Outcome {
+    pub enum Outcome as "outcome" {
         /// An answer, possibly empty.
         NoError = "noerror",
         /// The name does not exist, or is denied.
@@ -116,9 +96,9 @@ attribute_values! {
     }
 }
 
-attribute_values! {
+crate::attribute_values! {
     /// Why a DNS message got no answer, or an answer was discarded.
-    DropReason {
+    pub enum DropReason as "reason" {
         /// Too short, a response, or otherwise not a query.
         NotAQuery = "not_a_query",
         /// The bound on queries in flight was reached.
@@ -132,9 +112,9 @@ attribute_values! {
     }
 }
 
-attribute_values! {
+crate::attribute_values! {
     /// A kind of change to the kernel's packet filter.
-    NftablesOperation {
+    pub enum NftablesOperation as "operation" {
         /// The whole static policy.
         Apply = "apply",
         /// Learned addresses.
@@ -154,39 +134,21 @@ pub struct QueryLabels {
 }
 
 impl Labels for QueryLabels {
-    const COMBINATIONS: usize = Decision::ALL.len() * Transport::ALL.len() * Outcome::ALL.len();
+    const COMBINATIONS: usize =
+        Decision::COMBINATIONS * Transport::COMBINATIONS * Outcome::COMBINATIONS;
 
     fn index(self) -> usize {
-        (self.decision as usize * Transport::ALL.len() + self.transport as usize)
-            * Outcome::ALL.len()
-            + self.outcome as usize
+        (self.decision.index() * Transport::COMBINATIONS + self.transport.index())
+            * Outcome::COMBINATIONS
+            + self.outcome.index()
     }
 
     fn attributes(self) -> Vec<KeyValue> {
-        vec![
-            KeyValue::new("decision", self.decision.as_str()),
-            KeyValue::new("transport", self.transport.as_str()),
-            KeyValue::new("outcome", self.outcome.as_str()),
+        [
+            self.decision.attributes(),
+            self.transport.attributes(),
+            self.outcome.attributes(),
         ]
-    }
-}
-
-impl Labels for DropReason {
-    const COMBINATIONS: usize = DropReason::ALL.len();
-    fn index(self) -> usize {
-        self as usize
-    }
-    fn attributes(self) -> Vec<KeyValue> {
-        vec![KeyValue::new("reason", self.as_str())]
-    }
-}
-
-impl Labels for NftablesOperation {
-    const COMBINATIONS: usize = NftablesOperation::ALL.len();
-    fn index(self) -> usize {
-        self as usize
-    }
-    fn attributes(self) -> Vec<KeyValue> {
-        vec![KeyValue::new("operation", self.as_str())]
+        .concat()
     }
 }

@@ -68,49 +68,17 @@ crate::instruments! {
     }
 }
 
-/// What is executed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Code in a kernel.
-    RunCode,
-    /// A command of its own.
-    RunCommand,
-    /// A command in a persistent shell.
-    RunInSession,
-    /// The shell of a terminal.
-    Pty,
-}
-
-impl Operation {
-    /// Every value.
-    pub const ALL: &'static [Self] = &[
-        Self::RunCode,
-        Self::RunCommand,
-        Self::RunInSession,
-        Self::Pty,
-    ];
-
-    /// The attribute value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::RunCode => "run_code",
-            Self::RunCommand => "run_command",
-            Self::RunInSession => "run_in_session",
-            Self::Pty => "pty",
-        }
-    }
-}
-
-impl Labels for Operation {
-    const COMBINATIONS: usize = Self::ALL.len();
-
-    fn index(self) -> usize {
-        self as usize
-    }
-
-    fn attributes(self) -> Vec<KeyValue> {
-        vec![KeyValue::new("operation", self.as_str())]
+crate::attribute_values! {
+    /// What is executed.
+    pub enum Operation as "operation" {
+        /// Code in a kernel.
+        RunCode = "run_code",
+        /// A command of its own.
+        RunCommand = "run_command",
+        /// A command in a persistent shell.
+        RunInSession = "run_in_session",
+        /// The shell of a terminal.
+        Pty = "pty",
     }
 }
 

@@ -1,10 +1,6 @@
 //! What the supervisor measures.
 
-use opentelemetry::KeyValue;
-
-use crate::telemetry::instrument::{
-    Counter, Gauge, Histogram, Labels, ObservableCounter, ObservableRatio,
-};
+use crate::telemetry::instrument::{Counter, Gauge, Histogram, ObservableCounter, ObservableRatio};
 
 /// Boundaries, in seconds, for pauses between restarts.
 const PAUSE_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -28,52 +24,18 @@ crate::instruments! {
     }
 }
 
-/// What makes a restart necessary.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The worker ended with code 0.
-    Exited,
-    /// The worker ended with another code.
-    Crashed,
-    /// A signal ended the worker.
-    Signaled,
-    /// The worker could not be started.
-    LaunchFailed,
-    /// A pre-start hook failed.
-    PreStartFailed,
-}
-
-impl Cause {
-    /// Every cause.
-    pub const ALL: &'static [Self] = &[
-        Self::Exited,
-        Self::Crashed,
-        Self::Signaled,
-        Self::LaunchFailed,
-        Self::PreStartFailed,
-    ];
-
-    /// The attribute value.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Exited => "exited",
-            Self::Crashed => "crashed",
-            Self::Signaled => "signaled",
-            Self::LaunchFailed => "launch_failed",
-            Self::PreStartFailed => "prestart_failed",
-        }
-    }
-}
-
-impl Labels for Cause {
-    const COMBINATIONS: usize = Self::ALL.len();
-
-    fn index(self) -> usize {
-        self as usize
-    }
-
-    fn attributes(self) -> Vec<KeyValue> {
-        vec![KeyValue::new("reason", self.as_str())]
+crate::attribute_values! {
+    /// What makes a restart necessary.
+    pub enum Cause as "reason" {
+        /// The worker ended with code 0.
+        Exited = "exited",
+        /// The worker ended with another code.
+        Crashed = "crashed",
+        /// A signal ended the worker.
+        Signaled = "signaled",
+        /// The worker could not be started.
+        LaunchFailed = "launch_failed",
+        /// A pre-start hook failed.
+        PreStartFailed = "prestart_failed",
     }
 }

@@ -11,7 +11,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use opentelemetry::KeyValue;
+pub use opentelemetry::KeyValue;
 use opentelemetry::metrics as otel;
 
 use super::semconv::HttpKeys;
@@ -385,4 +385,61 @@ macro_rules! instruments {
     };
     (@boundaries) => { &[] };
     (@boundaries $boundaries:expr) => { $boundaries };
+}
+
+/// Declares a closed set of values of one attribute: an enum, the text of each value, and its
+/// [`Labels`](crate::telemetry::instrument::Labels).
+///
+/// ```
+/// use opensandbox::telemetry::instrument::Labels;
+///
+/// opensandbox::attribute_values! {
+///     /// What is in the cup.
+///     pub enum Tea as "tea" {
+///         /// Withered.
+///         White = "white",
+///         /// Oxidised.
+///         Black = "black",
+///     }
+/// }
+///
+/// assert_eq!(Tea::ALL.len(), Tea::COMBINATIONS);
+/// assert_eq!(Tea::Black.as_str(), "black");
+/// assert_eq!(Tea::Black.attributes()[0].key.as_str(), "tea");
+/// ```
+#[macro_export]
+macro_rules! attribute_values {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $name:ident as $key:literal {
+            $( $(#[$variant_meta:meta])* $variant:ident = $text:literal ),+ $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        $vis enum $name { $( $(#[$variant_meta])* $variant ),+ }
+
+        impl $name {
+            /// Every value.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The attribute value.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+
+        impl $crate::telemetry::instrument::Labels for $name {
+            const COMBINATIONS: usize = Self::ALL.len();
+
+            fn index(self) -> usize {
+                self as usize
+            }
+
+            fn attributes(self) -> Vec<$crate::telemetry::instrument::KeyValue> {
+                vec![$crate::telemetry::instrument::KeyValue::new($key, self.as_str())]
+            }
+        }
+    };
 }
