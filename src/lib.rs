@@ -12,6 +12,7 @@ pub mod footprint;
 pub mod generate;
 pub mod host;
 pub mod http;
+pub mod ingress;
 pub mod lifecycle;
 pub mod runtime;
 pub mod supervisor;
