@@ -31,7 +31,10 @@ use crate::telemetry::trace_context::TraceContext;
 
 mod account;
 mod answer;
+mod command;
 pub mod input;
+mod session;
+pub mod stream;
 
 pub use account::Account;
 
@@ -48,9 +51,12 @@ const PROXY: &str = "/proxy/";
 
 /// Every route there is. A family of routes is plugged in here.
 fn routes() -> Router<Endpoint> {
-    Router::new()
-        .redirect_final_slash()
-        .route(Method::GET, "/ping", |_, _| Box::pin(ping()))
+    let router: Router<Endpoint> =
+        Router::new()
+            .redirect_final_slash()
+            .route(Method::GET, "/ping", |_, _| Box::pin(ping()));
+    let router = command::routes(router);
+    session::routes(router)
 }
 
 /// Answers a request that was found to be for it.
@@ -168,6 +174,12 @@ impl Api {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Asks answers without an end to come to one.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shared.shutdown
     }
 
     /// A place for a connection that has become something else than HTTP, to be held for as long
