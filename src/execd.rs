@@ -17,6 +17,7 @@ pub mod paths;
 mod processes;
 pub mod pty;
 mod pump;
+pub mod readings;
 pub mod reaper;
 pub mod ring;
 pub mod sanitise;

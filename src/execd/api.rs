@@ -20,6 +20,7 @@ use super::config::Scope;
 use super::environment;
 use super::paths;
 use super::pty::Terminals;
+use super::readings::Readings;
 use super::session::Sessions;
 use super::spawn::read_bounded;
 use crate::http::auth::Token;
@@ -33,6 +34,7 @@ mod account;
 mod answer;
 mod command;
 pub mod input;
+pub mod metrics;
 mod session;
 pub mod stream;
 
@@ -56,7 +58,8 @@ fn routes() -> Router<Endpoint> {
             .redirect_final_slash()
             .route(Method::GET, "/ping", |_, _| Box::pin(ping()));
     let router = command::routes(router);
-    session::routes(router)
+    let router = session::routes(router);
+    metrics::routes(router)
 }
 
 /// Answers a request that was found to be for it.
@@ -123,6 +126,7 @@ struct Shared {
     sessions: Sessions,
     terminals: Terminals,
     shutdown: Shutdown,
+    readings: Readings,
     readers: Semaphore,
     upgraded: Arc<Semaphore>,
 }
@@ -134,6 +138,7 @@ impl Api {
         Self {
             shared: Arc::new(Shared {
                 router: routes(),
+                readings: Readings::new(settings.metrics_scope),
                 settings,
                 commands: Commands::new(engine.clone()),
                 sessions: Sessions::new(engine.clone()),
