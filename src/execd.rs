@@ -17,6 +17,7 @@ pub mod paths;
 mod processes;
 pub mod pty;
 mod pump;
+pub mod readings;
 pub mod reaper;
 pub mod ring;
 pub mod sanitise;
@@ -219,19 +220,14 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// The environment of a command: the daemon's, then the account's of the user it runs as, then
-    /// that of the `EXECD_ENVS` file, then the request's.
+    /// The environment of a command, on which that of the request goes: the daemon's, then the
+    /// account's of the user it runs as, then that of the `EXECD_ENVS` file.
     #[must_use]
-    pub fn layered<N, V>(
+    pub fn layered(
         &self,
         credentials: Option<&Credentials>,
         file: environment::File,
-        request: impl IntoIterator<Item = (N, V)>,
-    ) -> Environment
-    where
-        N: Into<std::ffi::OsString>,
-        V: Into<std::ffi::OsString>,
-    {
+    ) -> Environment {
         let account = credentials
             .and_then(|credentials| credentials.account.as_ref())
             .into_iter()
@@ -242,10 +238,7 @@ impl Engine {
                     ("LOGNAME", account.name.as_str()),
                 ]
             });
-        self.environment
-            .with(account)
-            .with(file.variables)
-            .with(request)
+        self.environment.with(account).with(file.variables)
     }
 
     /// The daemon's own home directory, which `~` stands for.

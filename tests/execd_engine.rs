@@ -243,7 +243,7 @@ fn secrets_stay_with_the_daemon() {
         variables: vec![("A".into(), "file".into()), ("B".into(), "file".into())],
         malformed: Vec::new(),
     };
-    asked.environment = engine.layered(None, file, [("B", "request")]);
+    asked.environment = engine.layered(None, file).with([("B", "request")]);
     let (out, _, _) = runtime.block_on(run(&commands, asked));
     assert_eq!(out, "0\nfile request\n");
 }

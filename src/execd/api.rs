@@ -20,6 +20,7 @@ use super::config::Scope;
 use super::environment;
 use super::paths;
 use super::pty::Terminals;
+use super::readings::Readings;
 use super::session::Sessions;
 use super::spawn::read_bounded;
 use crate::http::auth::Token;
@@ -31,7 +32,11 @@ use crate::telemetry::trace_context::TraceContext;
 
 mod account;
 mod answer;
+mod command;
 pub mod input;
+pub mod metrics;
+mod session;
+pub mod stream;
 
 pub use account::Account;
 
@@ -48,9 +53,13 @@ const PROXY: &str = "/proxy/";
 
 /// Every route there is. A family of routes is plugged in here.
 fn routes() -> Router<Endpoint> {
-    Router::new()
-        .redirect_final_slash()
-        .route(Method::GET, "/ping", |_, _| Box::pin(ping()))
+    let router: Router<Endpoint> =
+        Router::new()
+            .redirect_final_slash()
+            .route(Method::GET, "/ping", |_, _| Box::pin(ping()));
+    let router = command::routes(router);
+    let router = session::routes(router);
+    metrics::routes(router)
 }
 
 /// Answers a request that was found to be for it.
@@ -117,6 +126,7 @@ struct Shared {
     sessions: Sessions,
     terminals: Terminals,
     shutdown: Shutdown,
+    readings: Readings,
     readers: Semaphore,
     upgraded: Arc<Semaphore>,
 }
@@ -128,6 +138,7 @@ impl Api {
         Self {
             shared: Arc::new(Shared {
                 router: routes(),
+                readings: Readings::new(settings.metrics_scope),
                 settings,
                 commands: Commands::new(engine.clone()),
                 sessions: Sessions::new(engine.clone()),
@@ -168,6 +179,12 @@ impl Api {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Asks answers without an end to come to one.
+    #[must_use]
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shared.shutdown
     }
 
     /// A place for a connection that has become something else than HTTP, to be held for as long
