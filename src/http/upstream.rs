@@ -140,11 +140,16 @@ impl<D: Destination> Upstream<D> {
         }
     }
 
-    /// Closes unused connections that are past their time or lead nowhere any more, for ever.
+    /// Closes unused connections that are past their time or lead nowhere any more.
+    pub fn sweep(&self) {
+        self.pool.sweep();
+    }
+
+    /// Does so again and again, for ever.
     pub async fn tidy(&self) {
         loop {
             Timer::after(pool::SWEEP_INTERVAL).await;
-            self.pool.sweep();
+            self.sweep();
         }
     }
 
