@@ -13,6 +13,7 @@ pub mod netns;
 pub mod otlp;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 
 mod io;
 mod watch;
