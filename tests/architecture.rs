@@ -85,6 +85,9 @@ fn the_policy_and_the_codecs_are_pure() {
             "execd/lines",
             "execd/text",
             "execd/ring",
+            "ingress/access",
+            "ingress/forwarded",
+            "ingress/route",
         ]
         .iter()
         .any(|module| belongs_to(path, module))

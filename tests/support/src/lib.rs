@@ -14,6 +14,7 @@ pub mod otlp;
 pub mod sdk;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 
 mod io;
 mod watch;
