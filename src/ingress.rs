@@ -9,4 +9,5 @@ pub mod events;
 pub mod forwarded;
 pub mod metrics;
 pub mod provider;
+pub mod renew;
 pub mod route;
