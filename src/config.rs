@@ -19,7 +19,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use file::{File, MAX_FILE_BYTES};
-pub use parse::{duration, duration_text, switch};
+pub use parse::{duration, duration_text, integer, switch};
 
 /// How the value of a secret is shown.
 const MASK: &str = "********";
