@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, BufRead, IoSlice};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
@@ -138,7 +138,17 @@ impl Write for Stream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer().poll_close(context)
+        // Closing smol's sockets only flushes them, which there is no need to.
+        let ended = match self.get_mut() {
+            Self::Tcp(socket) => socket.get_ref().shutdown(Shutdown::Write),
+            Self::Unix(socket) => socket.get_ref().shutdown(Shutdown::Write),
+            Self::Tls(stream) => return Pin::new(stream.as_mut()).poll_close(context),
+        };
+        Poll::Ready(match ended {
+            // The peer was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            ended => ended,
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
