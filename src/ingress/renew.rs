@@ -1,7 +1,7 @@
 //! Renew intents: telling the server, through a list in Redis, that a sandbox is in use (OSEP-0009).
 //!
 //! Owns what is said how often, the queue, and the one worker that hands it to Redis. Never holds a
-//! request up: whatever cannot be queued is counted and left, and the next request says it again.
+//! request up: whatever cannot be queued is counted and left, and the next use says it again.
 
 mod connection;
 pub mod dsn;
@@ -33,9 +33,6 @@ pub const MAX_QUEUE: usize = 8192;
 /// The most intents in one command to Redis.
 pub const MAX_BATCH: usize = 128;
 
-/// How often a stream says again that its sandbox is in use where nothing else says how often.
-pub const STREAM_INTERVAL: Duration = Duration::from_secs(60);
-
 /// How long the intents that wait at the end of the process may take to reach Redis.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
@@ -56,16 +53,15 @@ pub struct Settings {
     pub min_interval: Option<Duration>,
 }
 
-/// Says that sandboxes are in use; clones share everything. The default says nothing.
-#[derive(Clone, Default)]
-pub struct Renewals(Option<Arc<Shared>>);
+/// Says that sandboxes are in use; clones share everything.
+#[derive(Clone)]
+pub struct Renewals(Arc<Shared>);
 
 struct Shared {
     throttle: Throttle,
     queue: Sender<Intent>,
     /// Intents that were queued and did not come to an end.
     pending: AtomicU64,
-    interval: Duration,
     queue_key: String,
     observer: Arc<Observer>,
 }
@@ -88,7 +84,6 @@ impl Renewals {
             throttle: Throttle::new(settings.min_interval),
             queue,
             pending: AtomicU64::new(0),
-            interval: settings.min_interval.unwrap_or(STREAM_INTERVAL),
             queue_key: settings.queue_key.clone(),
             observer,
         });
@@ -98,58 +93,13 @@ impl Renewals {
             shared: Arc::clone(&shared),
             task,
         };
-        (Self(Some(shared)), worker)
+        (Self(shared), worker)
     }
 
-    /// A request for a sandbox was let in. `path` is what goes on to the sandbox where the route was
-    /// in the path, as it was sent.
-    ///
-    /// What is returned keeps saying so for as long as the request streams.
-    pub fn begin(&self, sandbox: &str, port: u16, path: Option<&str>) -> InUse {
-        let Some(shared) = &self.0 else {
-            return InUse(None);
-        };
-        let now = Instant::now();
-        shared.say(sandbox, port, path, now);
-        InUse(Some(Box::new(Held {
-            shared: Arc::clone(shared),
-            sandbox: sandbox.into(),
-            port,
-            path: path.map(Into::into),
-            next: now + shared.interval,
-        })))
-    }
-}
-
-/// A request that streams, and thereby keeps its sandbox in use.
-pub struct InUse(Option<Box<Held>>);
-
-struct Held {
-    shared: Arc<Shared>,
-    sandbox: Box<str>,
-    port: u16,
-    path: Option<Box<str>>,
-    next: Instant,
-}
-
-impl InUse {
-    /// Bytes go one way or the other. Costs a reading of the clock, and says something only once
-    /// in each interval.
-    pub fn flows(&mut self) {
-        if let Self(Some(held)) = self {
-            held.flows(Instant::now());
-        }
-    }
-}
-
-impl Held {
-    fn flows(&mut self, now: Instant) {
-        if now < self.next {
-            return;
-        }
-        self.next = now + self.shared.interval;
-        self.shared
-            .say(&self.sandbox, self.port, self.path.as_deref(), now);
+    /// A sandbox is in use. `path` is what goes on to it where routes are found in paths, as it was
+    /// sent.
+    pub fn touch(&self, sandbox: &str, port: u16, path: Option<&str>) {
+        self.0.say(sandbox, port, path, Instant::now());
     }
 }
 

@@ -129,8 +129,7 @@ impl Scene {
     }
 
     fn pending(&self) -> u64 {
-        let shared = self.renewals.0.as_ref().unwrap();
-        shared.pending.load(Ordering::Relaxed)
+        self.renewals.0.pending.load(Ordering::Relaxed)
     }
 
     fn until_settled(&self) {
@@ -159,12 +158,12 @@ fn sandboxes(lpush: &[String]) -> Vec<String> {
 #[test]
 fn an_intent_goes_to_the_head_of_a_list_whose_tail_is_cut() {
     let mut scene = Scene::with(Some(HOUR));
-    scene.renewals.begin("sb", 80, Some("/x"));
+    scene.renewals.touch("sb", 80, Some("/x"));
     assert_eq!(sandboxes(&scene.redis.next()), ["sb"]);
     assert_eq!(scene.redis.next(), ["LTRIM", "list", "0", "9"]);
     scene.until_settled();
     // Redis knows, for an hour.
-    scene.renewals.begin("sb", 80, None);
+    scene.renewals.touch("sb", 80, None);
     assert_eq!(scene.pending(), 0);
     scene.finish();
     assert!(scene.redis.commands.try_recv().is_err());
@@ -174,10 +173,10 @@ fn an_intent_goes_to_the_head_of_a_list_whose_tail_is_cut() {
 fn what_waits_goes_in_one_command_each_sandbox_once() {
     let mut scene = Scene::with(Some(HOUR));
     scene.redis.gate.set(false, false);
-    scene.renewals.begin("first", 80, None);
+    scene.renewals.touch("first", 80, None);
     assert_eq!(sandboxes(&scene.redis.next()), ["first"]);
     for sandbox in ["a", "b", "a", "first", "c"] {
-        scene.renewals.begin(sandbox, 80, None);
+        scene.renewals.touch(sandbox, 80, None);
     }
     scene.redis.gate.set(true, false);
     scene.redis.next();
@@ -189,11 +188,11 @@ fn what_waits_goes_in_one_command_each_sandbox_once() {
 fn what_redis_refuses_is_said_again_by_the_next_request() {
     let mut scene = Scene::with(Some(HOUR));
     scene.redis.gate.set(true, true);
-    scene.renewals.begin("sb", 80, None);
+    scene.renewals.touch("sb", 80, None);
     assert_eq!(sandboxes(&scene.redis.next()), ["sb"]);
     scene.until_settled();
     scene.redis.gate.set(true, false);
-    scene.renewals.begin("sb", 80, None);
+    scene.renewals.touch("sb", 80, None);
     loop {
         // The second command of the first batch may still be on its way.
         let command = scene.redis.next();
@@ -206,39 +205,19 @@ fn what_redis_refuses_is_said_again_by_the_next_request() {
 }
 
 #[test]
-fn a_stream_says_so_again_only_while_bytes_flow() {
-    let mut scene = Scene::with(Some(HOUR));
-    let mut stream = scene.renewals.begin("sb", 80, None);
-    assert_eq!(sandboxes(&scene.redis.next()), ["sb"]);
-    scene.redis.next();
-    scene.until_settled();
-    let held = stream.0.as_mut().unwrap();
-    let begun = held.next - HOUR;
-    held.flows(begun + HOUR / 2);
-    assert_eq!(scene.pending(), 0);
-    held.flows(begun + HOUR * 3 / 2);
-    assert_eq!(sandboxes(&scene.redis.next()), ["sb"]);
-    scene.redis.next();
-    scene.until_settled();
-    held.flows(begun + HOUR * 2);
-    assert_eq!(scene.pending(), 0);
-    scene.finish();
-}
-
-#[test]
 fn a_full_queue_and_an_ended_one_hold_nobody_up() {
     let mut scene = Scene::with(None);
     scene.redis.gate.set(false, false);
-    scene.renewals.begin("first", 80, None);
+    scene.renewals.touch("first", 80, None);
     scene.redis.next();
     for _ in 0..MAX_QUEUE + 100 {
-        scene.renewals.begin("sb", 80, None);
+        scene.renewals.touch("sb", 80, None);
     }
     assert_eq!(scene.pending(), MAX_QUEUE as u64 + 1);
     scene.redis.gate.set(true, false);
     scene.finish();
     assert_eq!(scene.pending(), 0, "everything that waited was handed over");
-    scene.renewals.begin("sb", 80, None);
+    scene.renewals.touch("sb", 80, None);
     assert_eq!(scene.pending(), 0);
     let mut pushed = 0;
     while let Ok(command) = scene.redis.commands.try_recv() {
@@ -249,10 +228,4 @@ fn a_full_queue_and_an_ended_one_hold_nobody_up() {
         }
     }
     assert_eq!(pushed, MAX_QUEUE);
-}
-
-#[test]
-fn nothing_is_said_where_nothing_is_to_be_said() {
-    let renewals = Renewals::default();
-    renewals.begin("sb", 80, None).flows();
 }
