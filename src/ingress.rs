@@ -10,4 +10,5 @@ pub mod forwarded;
 pub mod metrics;
 pub mod provider;
 pub mod proxy;
+pub mod renew;
 pub mod route;
