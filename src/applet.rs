@@ -7,6 +7,7 @@
 
 mod command;
 mod egress;
+mod execd;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
@@ -25,7 +26,12 @@ pub use command::{command, program};
 pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
-pub const APPLETS: &[Applet] = &[egress::APPLET, supervisor::APPLET, generate::APPLET];
+pub const APPLETS: &[Applet] = &[
+    execd::APPLET,
+    egress::APPLET,
+    supervisor::APPLET,
+    generate::APPLET,
+];
 
 /// One of the programs in this binary.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +52,8 @@ pub struct Applet {
     pub exits: Exits,
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
+    /// What must happen before anything is said or started, with the process still single-threaded.
+    pub prepare: Option<fn(&Values) -> Result<(), Fatal>>,
     /// Reads the whole configuration for its errors and warnings only.
     pub check: fn(&Values, &mut Vec<Warning>) -> Result<(), config::Error>,
     /// Does the work. A [`Fatal`] is printed; what the applet has reported itself is an [`Exit`].
@@ -219,6 +227,9 @@ impl Process<'_> {
         if line.print_config {
             return self.print_config(applet, &values);
         }
+        if let Some(prepare) = applet.prepare {
+            prepare(&values)?;
+        }
         if let Some(title) = applet.banner
             && values.switch(BANNER, &mut Vec::new())
         {
@@ -350,6 +361,7 @@ mod tests {
                 signals: &[],
                 examples: &[],
             },
+            prepare: None,
             check: |_, _| Ok(()),
             run: |_| Ok(Exit::Success),
         }

@@ -28,9 +28,23 @@ pub const SETTINGS: &[Setting] = &[Setting {
 const LOG_OUTPUT: &str = "OPENSANDBOX_LOG_OUTPUT";
 
 /// Where the log goes.
-#[must_use]
-pub fn log_destinations(values: &Values) -> Vec<Destination> {
-    Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default())
+#[derive(Clone, Debug)]
+pub struct LogOutput {
+    /// The setting that says so.
+    pub variable: &'static str,
+    /// What it says.
+    pub destinations: Vec<Destination>,
+}
+
+impl LogOutput {
+    /// Reads the setting of every daemon.
+    #[must_use]
+    pub fn read(values: &Values) -> Self {
+        Self {
+            variable: LOG_OUTPUT,
+            destinations: Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default()),
+        }
+    }
 }
 
 /// How long after its beginning a start is over.
@@ -44,6 +58,8 @@ pub struct Start<'a> {
     pub values: &'a Values,
     /// How much it logs at first.
     pub threshold: Threshold,
+    /// Where it logs.
+    pub log: LogOutput,
     /// What was found while its own settings were read.
     pub warnings: Vec<Warning>,
     /// How telemetry reaches its receivers.
@@ -86,7 +102,7 @@ pub fn run(
     let log = log::build(&LogConfig {
         name: start.component.logger(),
         threshold: start.threshold,
-        destinations: log_destinations(start.values),
+        destinations: start.log.destinations,
         baseline: config
             .shared_attributes()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -96,7 +112,7 @@ pub fn run(
         log::Error::Open { .. } => start
             .values
             .invalid(
-                LOG_OUTPUT,
+                start.log.variable,
                 format!("outputs that can be opened, but {error}"),
             )
             .into(),
