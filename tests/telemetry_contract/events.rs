@@ -13,16 +13,24 @@ use opensandbox::telemetry::instrument::Meter;
 use opensandbox::telemetry::log::{self, Destination, LogConfig, Threshold};
 use opensandbox::telemetry::trace_context::TraceContext;
 use serde_json::{Map, Value, json};
+use slog::Logger;
 
 /// The keys before those of an event, with the baseline of the test.
 const COMMON: [&str; 6] = ["level", "ts", "logger", "msg", "sandbox_id", "team"];
 
-/// The one line that `act` has the log write, its keys in order.
+/// The one line that `act` has the log of egress write, its keys in order.
 pub fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
+    logged("opensandbox.egress", |logger| {
+        act(&Observer::new(logger, Metrics::new(&Meter::noop())));
+    })
+}
+
+/// The one line that `act` writes to a log of this name, its keys in order.
+pub fn logged(name: &'static str, act: impl FnOnce(Logger)) -> Map<String, Value> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("log");
     let (logger, guard) = log::build(&LogConfig {
-        name: "opensandbox.egress",
+        name,
         threshold: Threshold::Info,
         destinations: vec![Destination::File(file.clone())],
         baseline: vec![
@@ -31,7 +39,7 @@ pub fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
         ],
     })
     .unwrap();
-    act(&Observer::new(logger, Metrics::new(&Meter::noop())));
+    act(logger);
     guard.close(Duration::from_secs(5));
     let text = std::fs::read_to_string(file).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
