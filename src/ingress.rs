@@ -4,4 +4,11 @@
 //! ([`provider`]), access is decided (pure), the exchange is streamed both ways, and one event
 //! tells what happened.
 
+pub mod access;
+pub mod events;
+pub mod forwarded;
+pub mod metrics;
 pub mod provider;
+pub mod proxy;
+pub mod renew;
+pub mod route;

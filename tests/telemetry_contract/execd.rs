@@ -229,7 +229,7 @@ fn the_stable_http_keys_are_opted_into() {
 
 /// The one line that `act` has the log write.
 fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
-    logged("opensandbox.execd", |logger| {
+    logged("opensandbox.execd", &[], |logger| {
         act(&Observer::new(logger, Metrics::new(&Meter::noop())));
     })
 }

@@ -15,6 +15,7 @@ pub(super) enum Code {
     MissingQuery,
     RuntimeError,
     ContextNotFound,
+    AlreadyConnected,
 }
 
 impl Code {
@@ -24,6 +25,7 @@ impl Code {
             Self::MissingQuery => "MISSING_QUERY",
             Self::RuntimeError => "RUNTIME_ERROR",
             Self::ContextNotFound => "CONTEXT_NOT_FOUND",
+            Self::AlreadyConnected => "ALREADY_CONNECTED",
         }
     }
 }

@@ -26,10 +26,10 @@ use smol::future::FutureExt;
 
 use super::exchange::{Exchange, Peer, Recorded, Recorder};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_STREAMS, Observer, PING_INTERVAL,
-    STREAM_SEND_BYTES, Shared, Slot,
+    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
+    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
-use crate::http::body::Bounds;
+use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
 use crate::http::{Body, Request, error};
 
@@ -43,11 +43,13 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     peer: Peer,
     slot: Slot,
 ) {
+    let slot = Arc::new(slot);
     let activity = Arc::new(Activity::default());
     let service = service_fn({
-        let (shared, activity) = (shared.clone(), activity.clone());
+        let (shared, activity, slot) = (shared.clone(), activity.clone(), slot.clone());
         move |request| {
-            let answer = answer(shared.clone(), activity.clone(), peer, request);
+            let exchange = Exchange::new(peer, slot.clone());
+            let answer = answer(shared.clone(), activity.clone(), exchange, request);
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
@@ -103,6 +105,10 @@ fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buf_size(STREAM_SEND_BYTES)
+        // A client that opens streams only to reset them is told to go away (CVE-2023-44487).
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .enable_connect_protocol()
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL);
     builder
@@ -112,12 +118,11 @@ fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
 async fn answer<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
     activity: Arc<Activity>,
-    peer: Peer,
+    exchange: Exchange,
     request: Request<Incoming>,
 ) -> Response<Recorded<H, O>> {
     let (mut head, incoming) = request.into_parts();
-    let exchange = Exchange::new(peer);
-    let mut recorder = Recorder::begin(shared.clone(), activity, &head, exchange.clone());
+    let mut recorder = Recorder::begin(shared.clone(), activity, &mut head, exchange.clone());
 
     let limits = &shared.limits;
     let refusal =
@@ -138,14 +143,13 @@ async fn answer<H: Handler, O: Observer>(
         silence: limits.body_silence,
         deadline: limits.body_time.map(|time| Instant::now() + time),
     };
-    // Who waits for `100 Continue` has sent nothing yet.
-    let lingers = !head.headers.contains_key(EXPECT);
-    let exec = shared.exec.clone();
-    let body = Body::received(incoming, bounds, move |unread| {
-        if let (true, Some(rest)) = (lingers, unread) {
-            exec.0.spawn(linger(rest)).detach();
-        }
-    });
+    let reading = Reading {
+        exchange: exchange.clone(),
+        // Who waits for `100 Continue` has sent nothing yet.
+        lingers: !head.headers.contains_key(EXPECT),
+        exec: shared.exec.clone(),
+    };
+    let body = Body::received(incoming, bounds, reading);
 
     let response = if let Some((status, message)) = refusal {
         drop(body);
@@ -170,6 +174,25 @@ async fn answer<H: Handler, O: Observer>(
         }
     };
     recorder.attach(response)
+}
+
+/// A request's body while it is read.
+struct Reading {
+    exchange: Exchange,
+    lingers: bool,
+    exec: Exec,
+}
+
+impl Owner for Reading {
+    fn read(&self, bytes: u64) {
+        self.exchange.add_received(bytes);
+    }
+
+    fn release(&mut self, unread: Option<Incoming>) {
+        if let (true, Some(rest)) = (self.lingers, unread) {
+            self.exec.0.spawn(linger(rest)).detach();
+        }
+    }
 }
 
 /// Reads what is left of a body nobody wants, so that the client gets to read the response.
@@ -204,6 +227,10 @@ pub(super) struct Activity {
     blocked: AtomicBool,
     /// Writes that succeeded so far.
     writes: AtomicU64,
+    /// Whether the requests are HTTP/1.0, where the end of the connection may be the end of a body.
+    http1_0: AtomicBool,
+    /// Whether the connection is to be reset, because its end would pass for that of a body.
+    is_cut: AtomicBool,
 }
 
 impl Activity {
@@ -213,6 +240,15 @@ impl Activity {
         self.received.store(false, Ordering::Relaxed);
         self.http2
             .store(version == Version::HTTP_2, Ordering::Relaxed);
+        self.http1_0
+            .store(version < Version::HTTP_11, Ordering::Relaxed);
+    }
+
+    /// The body of a response has failed. Where its end is marked, leaving out the mark says so.
+    pub(super) fn fail(&self) {
+        if self.http1_0.load(Ordering::Relaxed) {
+            self.is_cut.store(true, Ordering::Relaxed);
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -326,6 +362,14 @@ impl Watched {
         self.activity
             .blocked
             .store(written.is_pending(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.activity.is_cut.load(Ordering::Relaxed) {
+            self.stream.reset_when_closed();
+        }
     }
 }
 
