@@ -192,6 +192,7 @@ impl<D: Destination> Upstream<D> {
         let connecting = started.elapsed();
         let (mut connection, driver) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEADER_BYTES)
+            .max_header_size(RESPONSE_HEADER_BYTES)
             .handshake(stream)
             .await?;
         self.spawner
