@@ -11,6 +11,7 @@
 
 mod file;
 mod parse;
+mod watched;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -18,8 +19,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use file::{File, MAX_FILE_BYTES};
-pub use parse::{duration, duration_text, switch};
+pub use file::{File, MAX_FILE_BYTES, toml_error};
+pub use parse::{duration, duration_text, integer, switch};
+pub use watched::{Look, Watched};
 
 /// How the value of a secret is shown.
 const MASK: &str = "********";

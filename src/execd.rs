@@ -133,6 +133,9 @@ pub fn run(
         );
     }
     let api = Api::new(settings, engine.clone(), daemon.shutdown.clone());
+    let terminals = api.terminals().clone();
+    let collect = async move { terminals.collect_idle(pty::IDLE).await };
+    engine.spawner.spawn(collect).detach();
     info!(logger, "execd listening on :{port} (IPv4)");
     let ended = daemon
         .runtime

@@ -9,4 +9,6 @@ pub mod events;
 pub mod forwarded;
 pub mod metrics;
 pub mod provider;
+pub mod proxy;
+pub mod renew;
 pub mod route;

@@ -54,7 +54,7 @@ impl File {
         };
         let table: toml::Table = text
             .parse()
-            .map_err(|error| malformed(one_line(text, &error)))?;
+            .map_err(|error| malformed(toml_error(text, &error)))?;
         let entries = table
             .iter()
             .map(|(key, value)| match scalar_or_list(value) {
@@ -95,8 +95,9 @@ impl File {
     }
 }
 
-/// What the parser says, with the line, without its multi-line excerpt.
-fn one_line(text: &str, error: &toml::de::Error) -> String {
+/// What the TOML parser says of `text`, with the line, without its multi-line excerpt.
+#[must_use]
+pub fn toml_error(text: &str, error: &toml::de::Error) -> String {
     let message = error.message().lines().next().unwrap_or("not TOML");
     let line = error
         .span()

@@ -35,6 +35,8 @@ mod answer;
 mod command;
 pub mod input;
 pub mod metrics;
+pub mod proxy;
+pub mod pty;
 mod session;
 pub mod stream;
 
@@ -59,6 +61,8 @@ fn routes() -> Router<Endpoint> {
             .route(Method::GET, "/ping", |_, _| Box::pin(ping()));
     let router = command::routes(router);
     let router = session::routes(router);
+    let router = pty::routes(router);
+    let router = proxy::routes(router);
     metrics::routes(router)
 }
 
@@ -128,6 +132,7 @@ struct Shared {
     shutdown: Shutdown,
     readings: Readings,
     readers: Semaphore,
+    servers: proxy::Servers,
     upgraded: Arc<Semaphore>,
 }
 
@@ -143,6 +148,7 @@ impl Api {
                 commands: Commands::new(engine.clone()),
                 sessions: Sessions::new(engine.clone()),
                 terminals: Terminals::new(engine.clone()),
+                servers: proxy::Servers::new(&engine.spawner),
                 engine,
                 shutdown,
                 readers: Semaphore::new(input::MAX_READERS),
@@ -173,6 +179,11 @@ impl Api {
     #[must_use]
     pub fn terminals(&self) -> &Terminals {
         &self.shared.terminals
+    }
+
+    /// The other servers of the sandbox.
+    fn servers(&self) -> &proxy::Servers {
+        &self.shared.servers
     }
 
     /// How it is set up.

@@ -108,6 +108,15 @@ impl Client {
         }
     }
 
+    /// The same client, connections included, whose requests may take what `limits` say.
+    #[must_use]
+    pub fn limited(&self, limits: Limits) -> Self {
+        Self {
+            limits,
+            ..self.clone()
+        }
+    }
+
     /// Sends a request with an absolute URI and waits for the head of the response. The deadline
     /// goes on for its body.
     ///

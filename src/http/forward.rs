@@ -63,8 +63,8 @@ pub enum Refused {
     /// It says twice where it ends.
     #[error("both a length and a transfer coding")]
     Ambiguous,
-    /// A tunnel to anywhere is asked for.
-    #[error("CONNECT is not supported")]
+    /// A tunnel to anywhere is asked for, or an extended `CONNECT` for anything but WebSocket.
+    #[error("CONNECT is supported for WebSocket only")]
     Connect,
     /// A backend changed the protocol unasked, or to another than was asked for.
     #[error("the backend switched to a protocol that was not asked for")]
@@ -157,7 +157,7 @@ pub fn request(
     origin: Origin,
     protected: &[HeaderName],
 ) -> Result<(), Refused> {
-    if head.method == Method::CONNECT && upgrade.is_none() {
+    if head.method == Method::CONNECT && !upgrade.is_some_and(Upgrade::is_websocket) {
         return Err(Refused::Connect);
     }
     check_framing(&head.headers)?;

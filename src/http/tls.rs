@@ -30,6 +30,9 @@ pub enum Error {
         /// What the parser said.
         cause: rustls_pki_types::pem::Error,
     },
+    /// The name to verify is none.
+    #[error("the TLS server name {0:?} is neither a DNS name nor an address")]
+    Name(String),
     /// rustls refuses the certificates or the key.
     #[error("{what}: {cause}")]
     Refused {
@@ -69,13 +72,18 @@ impl std::fmt::Debug for Identity {
 
 /// How a client speaks TLS.
 #[derive(Clone)]
-pub struct Tls(Arc<ClientConfig>);
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    /// The name to verify, whatever the host is called.
+    name: Option<ServerName<'static>>,
+}
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("Tls")
-            .field("alpn", &self.0.alpn_protocols)
+            .field("alpn", &self.config.alpn_protocols)
+            .field("name", &self.name)
             .finish_non_exhaustive()
     }
 }
@@ -128,7 +136,21 @@ impl Tls {
             }
         };
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        Ok(Self(Arc::new(config)))
+        Ok(Self {
+            config: Arc::new(config),
+            name: None,
+        })
+    }
+
+    /// Asks for, and verifies, `name` instead of the host that is connected to.
+    ///
+    /// # Errors
+    ///
+    /// It is neither a DNS name nor an address.
+    pub fn server_name(mut self, name: &str) -> Result<Self, Error> {
+        let parsed = ServerName::try_from(name.to_owned());
+        self.name = Some(parsed.map_err(|_| Error::Name(name.to_owned()))?);
+        Ok(self)
     }
 
     /// Does the handshake with the server called `host`, a DNS name or an address.
@@ -137,11 +159,12 @@ impl Tls {
         host: &str,
         socket: Async<TcpStream>,
     ) -> io::Result<TlsStream<Async<TcpStream>>> {
-        let name = match host.parse::<IpAddr>() {
-            Ok(address) => ServerName::IpAddress(address.into()),
-            Err(_) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
+        let name = match (&self.name, host.parse::<IpAddr>()) {
+            (Some(name), _) => name.clone(),
+            (None, Ok(address)) => ServerName::IpAddress(address.into()),
+            (None, Err(_)) => ServerName::try_from(host.to_owned()).map_err(io::Error::other)?,
         };
-        TlsConnector::from(self.0.clone())
+        TlsConnector::from(self.config.clone())
             .connect(name, socket)
             .await
     }

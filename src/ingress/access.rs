@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::provider::{Missing, Sandbox};
 use super::route::{self, DIGEST_DIGITS, Expiry, Route, Signed, is_key};
-use crate::http::auth;
+use crate::http::{auth, forward};
 
 /// Carries the token of a secured sandbox.
 pub const HEADER: HeaderName = HeaderName::from_static("opensandbox-secure-access");
@@ -323,6 +323,9 @@ pub enum Refusal {
     /// It must not come in.
     #[error("signature: {0}")]
     Denied(#[from] Denied),
+    /// It cannot be passed on as it is.
+    #[error(transparent)]
+    Malformed(#[from] forward::Refused),
 }
 
 impl Refusal {
@@ -338,6 +341,7 @@ impl Refusal {
             }
             Self::Missing(Missing::Ambiguous { .. }) => StatusCode::BAD_GATEWAY,
             Self::Denied(_) => StatusCode::UNAUTHORIZED,
+            Self::Malformed(refused) => refused.status(),
         }
     }
 

@@ -243,6 +243,7 @@ impl Failure<'_> {
             Self::Refused(Refusal::Route(_)) => "route",
             Self::Refused(Refusal::Port(_)) => "port",
             Self::Refused(Refusal::Denied(_)) => "denied",
+            Self::Refused(Refusal::Malformed(_)) => "malformed",
             Self::Refused(Refusal::Missing(missing)) => match missing {
                 Missing::NotFound { .. } => Resolution::NotFound.as_str(),
                 Missing::NotReady { .. } => Resolution::NotReady.as_str(),

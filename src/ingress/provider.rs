@@ -1,12 +1,33 @@
 //! Where sandboxes are: what the proxy knows of each, and the one way to ask.
 //!
-//! Owns the types every provider fills and every request reads. A look-up is memory only: it never
-//! waits, and never asks anybody.
+//! Owns the types every provider fills and every request reads, the settings that choose a provider
+//! and its start. A look-up is memory only: it never waits, and never asks anybody.
 
+pub mod config;
+pub mod index;
+pub mod kubernetes;
+
+mod agent_sandbox;
+mod batchsandbox;
+mod resource;
+mod routes;
+mod status;
+
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_listener::Event;
+use slog::Logger;
+use smol::Task;
+
+use crate::runtime::Spawner;
+use index::{Found, Index, Writer};
+
+pub use config::{Config, SETTINGS};
+pub use resource::Resource;
+pub use routes::Routes;
+pub use status::CacheStatus;
 
 /// A sandbox that takes requests.
 #[derive(Debug)]
@@ -18,7 +39,7 @@ pub struct Sandbox {
     pub host: Arc<str>,
     /// The secure-access token (OSEP-0011); none means that anybody may come in.
     pub token: Option<Arc<str>>,
-    /// Set when the sandbox is gone, or is reached at another address.
+    /// Set when the sandbox is gone, or its address or its token is another.
     pub retired: Retired,
 }
 
@@ -96,4 +117,206 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Whether the sandboxes were read completely at least once.
     fn is_synced(&self) -> bool;
+}
+
+/// A provider at work. Dropping it freezes what is known.
+pub struct Provider {
+    directory: Arc<dyn Directory>,
+    status: Arc<CacheStatus>,
+    _task: Task<()>,
+}
+
+impl std::fmt::Debug for Provider {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Provider")
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Provider {
+    /// What requests ask.
+    #[must_use]
+    pub fn directory(&self) -> Arc<dyn Directory> {
+        Arc::clone(&self.directory)
+    }
+
+    /// How fresh it is. Wait for [`CacheStatus::synced`] before taking requests.
+    #[must_use]
+    pub fn status(&self) -> Arc<CacheStatus> {
+        Arc::clone(&self.status)
+    }
+}
+
+/// Starts the provider: it reads the sandboxes and keeps what it knows current, on `spawner`. The
+/// log says, once a change, what is in its way.
+#[must_use]
+pub fn start(config: Config, spawner: &Spawner, log: &Logger) -> Provider {
+    let writer = Writer::new();
+    let index = writer.index();
+    let (name, each_name, subject) = match &config {
+        Config::Static(_) => (routes::PROVIDER, only as EachName, ""),
+        Config::Kubernetes(config) => {
+            let Resource {
+                provider,
+                each_name,
+                subject,
+                ..
+            } = config.resource;
+            (provider, each_name, subject)
+        }
+    };
+    let status = Arc::new(CacheStatus::new(name, Arc::clone(&index)));
+    let (known, log) = (Arc::clone(&status), log.clone());
+    let task = match config {
+        Config::Static(routes) => {
+            let work = routes::keep_fresh(routes, writer, known, spawner.clone(), log);
+            spawner.spawn(work)
+        }
+        Config::Kubernetes(config) => spawner.spawn(kubernetes::keep_fresh(
+            config,
+            writer,
+            known,
+            spawner.clone(),
+            log,
+        )),
+    };
+    Provider {
+        directory: Arc::new(Sandboxes {
+            index,
+            status: Arc::clone(&status),
+            each_name,
+            subject,
+        }),
+        status,
+        _task: task,
+    }
+}
+
+/// Calls a function with the names the object of an id may have, until it returns true.
+type EachName = fn(&str, &mut dyn FnMut(&str) -> bool);
+
+/// The id is the name.
+fn only(id: &str, visit: &mut dyn FnMut(&str) -> bool) {
+    visit(id);
+}
+
+/// The index, asked for ids.
+struct Sandboxes {
+    index: Arc<Index>,
+    status: Arc<CacheStatus>,
+    each_name: EachName,
+    /// What stands before an id in the reason a sandbox is not ready.
+    subject: &'static str,
+}
+
+impl Directory for Sandboxes {
+    fn find(&self, id: &str) -> Result<Arc<Sandbox>, Missing> {
+        let mut found = Found::Nothing;
+        (self.each_name)(id, &mut |name| {
+            found = self.index.find(name);
+            !matches!(found, Found::Nothing)
+        });
+        let id = || id.to_owned();
+        match found {
+            Found::Ready(sandbox) => Ok(sandbox),
+            Found::Nothing => Err(Missing::NotFound { id: id() }),
+            Found::Ambiguous(objects) => Err(Missing::Ambiguous { id: id(), objects }),
+            Found::NotReady {
+                reason,
+                object,
+                token,
+            } => Err(Missing::NotReady {
+                reason: format!("{}{}{reason}", self.subject, id()),
+                object,
+                token,
+            }),
+        }
+    }
+
+    fn is_synced(&self) -> bool {
+        self.status.is_synced()
+    }
+}
+
+/// The address in some text: an IP address, without its brackets, or a DNS name. Never one that
+/// leads to this machine by accident: nothing, the unspecified address, or a number that resolvers
+/// take for an address.
+fn address(text: &str) -> Option<&str> {
+    let inner = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    let bare = inner.unwrap_or(text);
+    match bare.parse() {
+        Ok(IpAddr::V4(address)) if inner.is_some() || address.is_unspecified() => return None,
+        Ok(IpAddr::V6(address)) if address.to_canonical().is_unspecified() => return None,
+        Ok(_) => return Some(bare),
+        Err(_) if inner.is_some() => return None,
+        Err(_) => {}
+    }
+    let name = bare.strip_suffix('.').unwrap_or(bare);
+    let allowed = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(allowed);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let digits = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let number = digits.map_or_else(
+        || last.bytes().all(|octet| octet.is_ascii_digit()),
+        |digits| digits.bytes().all(|octet| octet.is_ascii_hexdigit()),
+    );
+    let is_name = name.len() <= 253 && name.split('.').all(is_label) && !number;
+    is_name.then_some(bare)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_literal_or_names() {
+        for (text, expected) in [
+            ("10.0.0.1", Some("10.0.0.1")),
+            ("127.0.0.1", Some("127.0.0.1")),
+            ("fd00::1", Some("fd00::1")),
+            ("[fd00::1]", Some("fd00::1")),
+            ("sb.ns.svc.cluster.local", Some("sb.ns.svc.cluster.local")),
+            ("sb.ns.svc.cluster.local.", Some("sb.ns.svc.cluster.local.")),
+            ("localhost", Some("localhost")),
+            ("3f2a", Some("3f2a")),
+            ("under_score.test", Some("under_score.test")),
+        ] {
+            assert_eq!(address(text), expected, "{text}");
+        }
+        for text in [
+            "",
+            " ",
+            ".",
+            "a..b",
+            "a b",
+            "10.0.0.1:80",
+            "host:80",
+            "http://a",
+            "a/b",
+            "a@b",
+            "[a]",
+            "[10.0.0.1]",
+            "0.0.0.0",
+            "::",
+            "[::]",
+            "::ffff:0.0.0.0",
+            "0",
+            "127.1",
+            "0x7f.1",
+            "1.0x7f",
+            "0x",
+            "fd00::1%eth0",
+            "\u{e4}.test",
+            "a\0",
+        ] {
+            assert_eq!(address(text), None, "{text:?}");
+        }
+        assert_eq!(address(&"a.".repeat(127)), Some("a.".repeat(127).as_str()));
+        assert_eq!(address(&"a.".repeat(128)), None);
+        assert_eq!(address(&"a".repeat(64)), None);
+    }
 }

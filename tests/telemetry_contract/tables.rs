@@ -1,4 +1,4 @@
-//! The metric tables of the telemetry contract, word for word: sections 4, 5, 6 and 8.
+//! The metric tables of the telemetry contract, word for word: sections 4 to 8.
 
 use opensandbox::telemetry::instrument::Kind::{self, *};
 
@@ -150,6 +150,93 @@ pub const EGRESS: &[Row] = &[
     row(STANDARD_DURATION, Histogram, "s")
         .with(STANDARD)
         .within(HTTP),
+];
+
+/// Section 4, "routing resolution".
+const RESOLUTION: &[f64] = &[
+    0.000_001,
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.,
+    2.5,
+    5.,
+];
+
+/// Section 7 with the table it refers to (contract `ingress`, section 11.4), and the request
+/// duration of section 4.
+pub const INGRESS: &[Row] = &[
+    row("ingress.http.request.count", Counter, "{request}").with(&[
+        "http.method",
+        "http.status_code",
+        "proxy_type",
+    ]),
+    row("ingress.http.request.duration", Histogram, "s")
+        .with(&["http.method", "proxy_type"])
+        .within(STREAMING_HTTP),
+    row("ingress.routing.resolutions.count", Counter, "{resolution}").with(&["result"]),
+    row("ingress.routing.resolution.duration", Histogram, "s")
+        .with(&["result"])
+        .within(RESOLUTION),
+    row("ingress.proxy.http.requests_total", Counter, "{request}"),
+    row(
+        "ingress.proxy.websocket.connections_total",
+        Counter,
+        "{connection}",
+    ),
+    row("ingress.system.cpu.usage", ObservableGauge, "%"),
+    row("ingress.system.memory.usage_bytes", ObservableGauge, "By"),
+    row("ingress.http.requests.active", UpDownCounter, "{request}").with(&["proxy_type"]),
+    row(
+        "ingress.proxy.websocket.connections.active",
+        UpDownCounter,
+        "{connection}",
+    ),
+    row("ingress.upstream.errors.count", Counter, "{error}").with(&["error.type", "proxy_type"]),
+    row("ingress.upstream.connect.duration", Histogram, "s")
+        .with(&["proxy_type"])
+        .within(SUB_MILLISECOND),
+    row(
+        "ingress.upstream.response.time_to_first_byte",
+        Histogram,
+        "s",
+    )
+    .with(&["proxy_type"])
+    .within(HTTP),
+    row(
+        "ingress.secure_access.decisions.count",
+        Counter,
+        "{decision}",
+    )
+    .with(&["result"]),
+    row("ingress.cache.objects", ObservableGauge, "{object}").with(&["provider"]),
+    row("ingress.cache.synced", ObservableGauge, "1").with(&["provider"]),
+    row("ingress.cache.last_event.age", ObservableGauge, "s").with(&["provider"]),
+    row("ingress.cache.relists.count", ObservableCounter, "{relist}").with(&["provider"]),
+    row("ingress.renew_intent.events.count", Counter, "{event}").with(&["result"]),
+    row(
+        "ingress.renew_intent.queue.depth",
+        ObservableGauge,
+        "{event}",
+    ),
+    row("ingress.proxy.io.bytes", Counter, "By").with(&["direction", "proxy_type"]),
+    row(STANDARD_DURATION, Histogram, "s")
+        .with(STANDARD)
+        .within(STREAMING_HTTP),
 ];
 
 /// Exists only with `OTEL_SEMCONV_STABILITY_OPT_IN` (section 4).

@@ -9,7 +9,8 @@ use slog::{debug, info};
 
 use super::answer::{self, Code, Failure};
 use super::input::{self, Fields, Mistake};
-use super::{Api, Call, Endpoint};
+use super::session::{self, Created};
+use super::{Api, Call, Endpoint, command};
 use crate::execd::pty::{AttachError, Mode, Request as Terminal, Role};
 use crate::http::Response;
 use crate::http::router::Router;
@@ -47,11 +48,6 @@ fn unknown(id: &str) -> Failure {
     Failure::unknown(format!("pty session {id} not found"))
 }
 
-#[derive(Serialize)]
-struct Created<'a> {
-    session_id: &'a str,
-}
-
 async fn create(api: Api, call: Call) -> Result<Response, Failure> {
     let parsing = |mistake: Mistake| Failure::invalid(format!("error parsing request: {mistake}"));
     let creating = |cause: String| Failure::failed(format!("error creating pty session: {cause}"));
@@ -65,9 +61,9 @@ async fn create(api: Api, call: Call) -> Result<Response, Failure> {
         let (trace, logger) = (call.trace, call.logger.clone());
         move || {
             let engine = api.engine();
-            let mut environment = engine.layered(None, api.envs_file(&logger), std::iter::empty::<(String, String)>());
-            with_trace(&mut environment, &trace);
-            let directory = own_directory(&given, &api, &environment)?;
+            let mut environment = engine.layered(None, api.envs_file(&logger));
+            command::with_trace(&mut environment, &trace);
+            let directory = session::own_directory(&given, &api, &environment)?;
             Ok((directory, environment))
         }
     };
@@ -235,20 +231,6 @@ fn refusal(error: &AttachError, id: &str) -> Failure {
         ),
         AttachError::TooManyViewers => Failure::busy(error.to_string()),
     }
-}
-
-fn own_directory(
-    given: &str,
-    api: &Api,
-    environment: &crate::execd::environment::Environment,
-) -> Result<Option<std::path::PathBuf>, String> {
-    let _ = (given, api, environment);
-    Ok(None)
-}
-fn with_trace(
-    _: &mut crate::execd::environment::Environment,
-    _: &crate::telemetry::trace_context::TraceContext,
-) {
 }
 
 #[cfg(test)]

@@ -227,6 +227,10 @@ pub(super) struct Activity {
     blocked: AtomicBool,
     /// Writes that succeeded so far.
     writes: AtomicU64,
+    /// Whether the requests are HTTP/1.0, where the end of the connection may be the end of a body.
+    http1_0: AtomicBool,
+    /// Whether the connection is to be reset, because its end would pass for that of a body.
+    is_cut: AtomicBool,
 }
 
 impl Activity {
@@ -236,6 +240,15 @@ impl Activity {
         self.received.store(false, Ordering::Relaxed);
         self.http2
             .store(version == Version::HTTP_2, Ordering::Relaxed);
+        self.http1_0
+            .store(version < Version::HTTP_11, Ordering::Relaxed);
+    }
+
+    /// The body of a response has failed. Where its end is marked, leaving out the mark says so.
+    pub(super) fn fail(&self) {
+        if self.http1_0.load(Ordering::Relaxed) {
+            self.is_cut.store(true, Ordering::Relaxed);
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -349,6 +362,14 @@ impl Watched {
         self.activity
             .blocked
             .store(written.is_pending(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.activity.is_cut.load(Ordering::Relaxed) {
+            self.stream.reset_when_closed();
+        }
     }
 }
 

@@ -121,6 +121,8 @@ pub struct Access {
     pub bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the body of the response said when it failed; none if it did not.
+    pub failure: Option<String>,
 }
 
 /// Tells the observer about an exchange when it is dropped.
@@ -133,6 +135,7 @@ pub(super) struct Recorder<H: Handler, O: Observer> {
     method: Method,
     status: Option<StatusCode>,
     outcome: Outcome,
+    failure: Option<String>,
 }
 
 impl<H: Handler, O: Observer> Recorder<H, O> {
@@ -154,6 +157,7 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
             method: head.method.clone(),
             status: None,
             outcome: Outcome::Aborted,
+            failure: None,
         }
     }
 
@@ -209,6 +213,7 @@ impl<H: Handler, O: Observer> Drop for Recorder<H, O> {
                 received: self.exchange.received(),
                 bytes: self.exchange.sent(),
                 outcome: self.outcome,
+                failure: self.failure.take(),
             };
             self.shared.observer.end(span, access);
         }
@@ -241,7 +246,11 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
             return Poll::Ready(Some(Err(body::Error::Producer(cause))));
         };
         match &polled {
-            Poll::Pending | Poll::Ready(Some(Err(_))) => {}
+            Poll::Pending => {}
+            Poll::Ready(Some(Err(error))) => {
+                this.recorder.failure = Some(error.to_string());
+                this.recorder.activity.fail();
+            }
             Poll::Ready(None) => this.recorder.complete(),
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;

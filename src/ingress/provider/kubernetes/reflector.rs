@@ -1,0 +1,294 @@
+//! Keeps the index what the cluster is: one listing, then a watch, and again from where it ended.
+//!
+//! Owns what to do about every way a listing or a watch can end, and what the log says about it:
+//! each change once. What was known is served on, whatever happens here.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slog::{Logger, debug, info, warn};
+use smol::Timer;
+
+use super::Times;
+use super::api::{Api, AtLeast, Event, Failure};
+use super::backoff::{Backoff, chance};
+use crate::ingress::provider::index::Writer;
+use crate::ingress::provider::resource::Resource;
+use crate::ingress::provider::status::CacheStatus;
+
+/// A watch that ends sooner than this without an event is a failure, or it would be repeated in a
+/// tight loop.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// The longest wait a server can ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(60);
+
+/// The one who changes the index.
+pub(super) struct Reflector {
+    api: Api,
+    times: Times,
+    writer: Writer,
+    status: Arc<CacheStatus>,
+    log: Logger,
+    backoff: Backoff,
+    /// What was said last, and since when it is so.
+    trouble: Option<(String, Instant)>,
+    /// Whether it was said that objects are left out.
+    left_out: bool,
+}
+
+/// Why a watch is over.
+enum Over {
+    /// It can go on from the last version.
+    Resume,
+    /// Everything has to be listed again.
+    Relist,
+}
+
+impl Reflector {
+    pub(super) fn new(
+        api: Api,
+        times: Times,
+        writer: Writer,
+        status: Arc<CacheStatus>,
+        log: Logger,
+    ) -> Self {
+        Self {
+            api,
+            times,
+            writer,
+            status,
+            log,
+            backoff: Backoff::new(times.first_wait, times.longest_wait),
+            trouble: None,
+            left_out: false,
+        }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        let mut from = AtLeast::Any;
+        loop {
+            match self.list(&from).await {
+                Ok(version) => from = self.follow(version).await,
+                Err(failure) => {
+                    if matches!(failure.code(), Some(410 | 504)) {
+                        // The state asked for is too old, or newer than this server has.
+                        from = AtLeast::Newest;
+                    }
+                    self.failed(failure).await;
+                }
+            }
+        }
+    }
+
+    /// Reads every object, and returns from where to watch.
+    async fn list(&mut self, from: &AtLeast) -> Result<String, Failure> {
+        self.api.discover().await?;
+        self.writer.begin_listing();
+        let parse = self.api.resource().parse;
+        let (mut continued, mut unreadable, mut full) = (String::new(), 0_usize, false);
+        let version = loop {
+            let writer = &mut self.writer;
+            let visit = |item: &[u8]| match parse(item) {
+                Ok(object) => full |= writer.put(&object).is_err(),
+                Err(_) => unreadable += 1,
+            };
+            let page = self.api.page(from, &continued, visit).await?;
+            if page.r#continue.is_empty() {
+                break page.resource_version;
+            }
+            continued = page.r#continue;
+        };
+        self.writer.finish_listing();
+        self.status.listed();
+        self.recovered();
+        let objects = self.status.objects();
+        debug!(self.log, "listed the sandboxes"; "objects" => objects, "version" => &version);
+        self.leave_out(unreadable > 0 || full, unreadable);
+        Ok(version)
+    }
+
+    /// Watches, again and again, until everything has to be listed anew.
+    async fn follow(&mut self, mut version: String) -> AtLeast {
+        loop {
+            match self.watch(&mut version).await {
+                Ok(()) => {}
+                Err(failure) => match self.ended(failure).await {
+                    Over::Resume => {}
+                    Over::Relist => return AtLeast::Version(version),
+                },
+            }
+        }
+    }
+
+    /// What the end of a watch means.
+    async fn ended(&mut self, failure: Failure) -> Over {
+        match &failure {
+            Failure::Refused { code: 410, .. } => {
+                debug!(
+                    self.log,
+                    "the watch is too far behind and everything is listed again"
+                );
+                return Over::Relist;
+            }
+            // Denied, or overloaded, or on its way out: the version may be good afterwards.
+            Failure::Refused {
+                code: 401 | 403 | 429 | 500..,
+                ..
+            }
+            | Failure::Transport(_)
+            | Failure::Access(_) => {
+                self.failed(failure).await;
+                Over::Resume
+            }
+            Failure::Refused { .. } | Failure::Broken(_) | Failure::Versions { .. } => {
+                self.failed(failure).await;
+                Over::Relist
+            }
+        }
+    }
+
+    /// Watches once; `version` moves on with what is seen.
+    async fn watch(&mut self, version: &mut String) -> Result<(), Failure> {
+        let lasts = self.times.watch.mul_f64(1.0 + chance());
+        let since = Instant::now();
+        let mut watch = self.api.watch(version, lasts).await?;
+        self.status.heard();
+        self.recovered();
+        let mut events = 0_u64;
+        loop {
+            let more = watch.read(|event| {
+                events += 1;
+                self.apply(&event, version)
+            });
+            if !more.await? {
+                break;
+            }
+            self.status.heard();
+        }
+        if events == 0 && since.elapsed() < SHORT {
+            return Err(Failure::Transport("the watch ended at once".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: &Event<'_>, version: &mut String) -> Result<(), Failure> {
+        let json = event.object.get().as_bytes();
+        let broken = |cause: serde_json::Error| Failure::Broken(cause.to_string());
+        if event.r#type == "ERROR" {
+            return Err(refusal(json));
+        }
+        let meta: Versioned = serde_json::from_slice(json).map_err(broken)?;
+        match event.r#type {
+            "ADDED" | "MODIFIED" => {
+                let object = (self.api.resource().parse)(json).map_err(broken)?;
+                if self.writer.put(&object).is_err() {
+                    self.leave_out(true, 0);
+                }
+            }
+            "DELETED" => {
+                let object = (self.api.resource().parse)(json).map_err(broken)?;
+                self.writer.remove(&object.namespace, &object.name);
+            }
+            // A bookmark only moves the version; what is not known yet does not matter to us.
+            _ => {}
+        }
+        if !meta.metadata.resource_version.is_empty() {
+            *version = meta.metadata.resource_version;
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong, if that was not said yet, and waits.
+    async fn failed(&mut self, failure: Failure) {
+        self.status.lost();
+        let told = self.told(&failure);
+        let known = self
+            .trouble
+            .as_ref()
+            .is_some_and(|(known, _)| *known == told);
+        if known {
+            debug!(self.log, "{told}");
+        } else {
+            let since = self
+                .trouble
+                .as_ref()
+                .map_or_else(Instant::now, |(_, since)| *since);
+            let meanwhile = if self.status.is_synced() {
+                "what was known is served on"
+            } else {
+                "nothing is served before the first listing"
+            };
+            warn!(self.log, "{told}; {meanwhile}"; "server" => self.api.server());
+            self.trouble = Some((told, since));
+        }
+        let wait = self.backoff.failed(Instant::now(), chance());
+        let asked = match failure {
+            Failure::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        Timer::after(wait.max(asked.min(LONGEST_ASKED))).await;
+    }
+
+    fn recovered(&mut self) {
+        if let Some((_, since)) = self.trouble.take() {
+            let seconds = since.elapsed().as_secs();
+            info!(self.log, "the Kubernetes API server answers again"; "after_seconds" => seconds);
+        }
+    }
+
+    /// What happened, and what to do about it.
+    fn told(&self, failure: &Failure) -> String {
+        let Resource { group, plural, .. } = self.api.resource();
+        match failure {
+            Failure::Access(cause) => format!("cannot sign in to the Kubernetes API server: {cause}"),
+            Failure::Transport(cause) => format!("the Kubernetes API server does not answer: {cause}"),
+            Failure::Refused { code: 401, .. } => "the Kubernetes API server does not accept our credentials (401): renew the token or certificate of the service account or the kubeconfig".to_owned(),
+            Failure::Refused { code: 403, message, .. } => format!("the Kubernetes API server does not let us see the sandboxes (403): a ClusterRole has to allow get, list and watch of {plural} in {group}, and a ClusterRoleBinding has to give it to us: {message}"),
+            Failure::Refused { code: 404, .. } => format!("the Kubernetes API server has no {plural} in {group} (404): install the custom resource definition, or choose another --provider-type"),
+            Failure::Refused { code, message, .. } => format!("the Kubernetes API server refused ({code}): {message}"),
+            Failure::Broken(cause) => format!("the answer of the Kubernetes API server cannot be read: {cause}"),
+            Failure::Versions { .. } => format!("the versions of {plural} in {group} do not fit: {failure}"),
+        }
+    }
+
+    /// Says once when objects are left out, and once when they are not any more.
+    fn leave_out(&mut self, now: bool, unreadable: usize) {
+        if now && !self.left_out {
+            warn!(self.log, "some sandboxes are left out: their objects cannot be read, or there are too many";
+                "unreadable" => unreadable, "most" => crate::ingress::provider::index::MAX_OBJECTS);
+        } else if !now && self.left_out {
+            info!(self.log, "no sandbox is left out any more");
+        }
+        self.left_out = now;
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Versioned {
+    metadata: Meta,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    #[serde(default)]
+    resource_version: String,
+}
+
+/// The `Status` with which a watch ends.
+fn refusal(json: &[u8]) -> Failure {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Status {
+        code: u16,
+        message: String,
+    }
+    let status: Status = serde_json::from_slice(json).unwrap_or_default();
+    Failure::Refused {
+        code: status.code,
+        message: status.message,
+        retry_after: None,
+    }
+}
