@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::watch::Watch;
 
 /// How long the client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a waiting server looks whether it was stopped.
 const POLL: Duration = Duration::from_millis(20);
 
