@@ -7,5 +7,6 @@ mod faults;
 mod http;
 mod metrics;
 mod process;
+mod pty;
 mod session;
 mod stream;
