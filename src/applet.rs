@@ -7,6 +7,7 @@
 
 mod command;
 mod egress;
+mod ingress;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
@@ -25,7 +26,12 @@ pub use command::{command, program};
 pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
-pub const APPLETS: &[Applet] = &[egress::APPLET, supervisor::APPLET, generate::APPLET];
+pub const APPLETS: &[Applet] = &[
+    egress::APPLET,
+    ingress::APPLET,
+    supervisor::APPLET,
+    generate::APPLET,
+];
 
 /// One of the programs in this binary.
 #[derive(Clone, Copy, Debug)]
@@ -436,7 +442,18 @@ mod tests {
             let tables: Vec<_> = applet.settings.iter().map(|group| group.settings).collect();
             let values = Values::resolve(&tables, &sources).unwrap();
             let mut warnings = Vec::new();
-            (applet.check)(&values, &mut warnings).unwrap();
+            let checked = (applet.check)(&values, &mut warnings);
+            match applet.name {
+                // A gateway to nothing is a mistake.
+                "ingress" => {
+                    let error = checked.unwrap_err().to_string();
+                    assert!(
+                        error.contains("no configuration has been provided"),
+                        "{error}"
+                    );
+                }
+                _ => checked.unwrap(),
+            }
             assert_eq!(warnings, [], "{}", applet.name);
         }
     }

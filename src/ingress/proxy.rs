@@ -143,6 +143,8 @@ pub struct Shared {
     pub events: Arc<events::Observer>,
     /// Is told which sandboxes are in use, where that keeps them alive.
     pub usage: Option<Arc<dyn Usage>>,
+    /// When to say that no new requests should come, which may be before none is taken.
+    pub draining: Shutdown,
     /// When to take no new requests.
     pub shutdown: Shutdown,
 }
@@ -221,7 +223,7 @@ struct Admitted {
 impl Core {
     /// The answer to probes.
     fn status(&self) -> Response {
-        if self.shared.shutdown.is_triggered() {
+        if self.shared.draining.is_triggered() {
             return error::text(StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
         if !self.shared.directory.is_synced() {
