@@ -293,7 +293,7 @@ async fn echoes(engine: &Engine, count: usize) -> Vec<Duration> {
         .expect("a terminal");
     let role = Role::Writer { takeover: false };
     let viewer = terminals.attach(&id, role, 0).expect("the lease");
-    viewer.start(Mode::Pty).await.expect("a shell");
+    viewer.start(Mode::Pty, true).await.expect("a shell");
     shown(&viewer, "ready").await;
     let mut times = Vec::new();
     for number in 0..count {

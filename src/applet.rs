@@ -7,6 +7,7 @@
 
 mod command;
 mod egress;
+mod execd;
 mod ingress;
 mod supervisor;
 
@@ -27,6 +28,7 @@ pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
 pub const APPLETS: &[Applet] = &[
+    execd::APPLET,
     egress::APPLET,
     ingress::APPLET,
     supervisor::APPLET,
@@ -52,6 +54,8 @@ pub struct Applet {
     pub exits: Exits,
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
+    /// What must happen before anything is said or started, with the process still single-threaded.
+    pub prepare: Option<fn(&Values) -> Result<(), Fatal>>,
     /// Reads the whole configuration for its errors and warnings only.
     pub check: fn(&Values, &mut Vec<Warning>) -> Result<(), config::Error>,
     /// Does the work. A [`Fatal`] is printed; what the applet has reported itself is an [`Exit`].
@@ -225,6 +229,9 @@ impl Process<'_> {
         if line.print_config {
             return self.print_config(applet, &values);
         }
+        if let Some(prepare) = applet.prepare {
+            prepare(&values)?;
+        }
         if let Some(title) = applet.banner
             && values.switch(BANNER, &mut Vec::new())
         {
@@ -356,6 +363,7 @@ mod tests {
                 signals: &[],
                 examples: &[],
             },
+            prepare: None,
             check: |_, _| Ok(()),
             run: |_| Ok(Exit::Success),
         }

@@ -21,6 +21,9 @@ pub const SECRETS: &[&str] = &[
     "_EXECD_CLONE3_COMPAT_APPLIED",
 ];
 
+/// The variables that carry the trace of a request.
+pub const TRACE: &[&str] = &["TRACEPARENT", "TRACESTATE", "BAGGAGE"];
+
 /// A set of variables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
@@ -47,6 +50,11 @@ impl Environment {
     /// Sets a variable; the last value wins.
     pub fn set(&mut self, name: impl Into<OsString>, value: impl Into<OsString>) {
         self.variables.insert(name.into(), value.into());
+    }
+
+    /// Removes a variable.
+    pub fn remove(&mut self, name: &str) {
+        self.variables.remove(OsStr::new(name));
     }
 
     /// Sets a variable unless it is there.

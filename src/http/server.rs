@@ -369,16 +369,24 @@ impl Listener {
         Async::new(listener).map(Self::Tcp)
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    /// Takes a connection, if one is waiting.
+    fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
+                let (stream, address) = listener.get_ref().accept()?;
+                Ok((Stream::Tcp(Async::new(stream)?), Peer::Tcp(address)))
             }
             Self::Unix { socket, .. } => {
-                let (stream, _) = socket.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                let (stream, _) = socket.get_ref().accept()?;
+                Ok((Stream::Unix(Async::new(stream)?), Peer::Unix))
             }
+        }
+    }
+
+    async fn wait(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.readable().await,
+            Self::Unix { socket, .. } => socket.readable().await,
         }
     }
 
@@ -390,7 +398,17 @@ impl Listener {
         let mut pause = ACCEPT_PAUSE.0;
         loop {
             let permit = shared.slots.acquire_arc().await;
-            match self.accept().await {
+            let accepted = self.accept();
+            if let Err(error) = &accepted
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                // The place is free for other listeners until there is somebody to take it.
+                drop(permit);
+                // Should waiting fail, accepting will say why.
+                let _ = self.wait().await;
+                continue;
+            }
+            match accepted {
                 Ok((stream, peer)) => {
                     pause = ACCEPT_PAUSE.0;
                     let slot = Slot {

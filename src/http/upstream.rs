@@ -140,11 +140,16 @@ impl<D: Destination> Upstream<D> {
         }
     }
 
-    /// Closes unused connections that are past their time or lead nowhere any more, for ever.
+    /// Closes unused connections that are past their time or lead nowhere any more.
+    pub fn sweep(&self) {
+        self.pool.sweep();
+    }
+
+    /// Does so again and again, for ever.
     pub async fn tidy(&self) {
         loop {
             Timer::after(pool::SWEEP_INTERVAL).await;
-            self.pool.sweep();
+            self.sweep();
         }
     }
 
@@ -187,6 +192,7 @@ impl<D: Destination> Upstream<D> {
         let connecting = started.elapsed();
         let (mut connection, driver) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEADER_BYTES)
+            .max_header_size(RESPONSE_HEADER_BYTES)
             .handshake(stream)
             .await?;
         self.spawner

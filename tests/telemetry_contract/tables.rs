@@ -265,7 +265,7 @@ pub const PROCESS: &[Row] = &[
 pub const SUPERVISOR: &[Row] = &[
     row("supervisor.worker.restarts_total", Counter, "{restart}").with(&["reason"]),
     row("supervisor.worker.uptime", ObservableGauge, "s"),
-    row("supervisor.worker.last_exit.code", Gauge, "1"),
+    row("supervisor.worker.last_exit.code", Gauge, "{code}"),
     row("supervisor.backoff.seconds", Histogram, "s")
         .within(&[0.1, 0.5, 1., 2., 5., 10., 30., 60., 300.]),
     row("supervisor.crashloop", Counter, "{event}"),

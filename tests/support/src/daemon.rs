@@ -21,7 +21,7 @@ use crate::netns::Namespace;
 use crate::watch::Watch;
 
 /// How long a daemon may take to become ready, and to end after it was told to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often readiness is asked for.
 const POLL: Duration = Duration::from_millis(5);
 /// The keys every log line begins with.

@@ -1,0 +1,8 @@
+//! The data path of ingress, between clients and backends that follow a script and real ones.
+
+mod abuse;
+mod exchange;
+mod places;
+mod scene;
+mod streams;
+mod tunnels;
