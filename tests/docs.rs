@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use opensandbox::config::{Kind, Setting};
-use opensandbox::{daemon, egress};
+use opensandbox::{daemon, egress, ingress};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -64,7 +64,15 @@ fn the_limits_are_those_of_the_source() {
 #[test]
 fn no_limit_is_missing() {
     /// What is complete in this version; the other applets are listed as they are finished.
-    const COMPLETE: [&str; 6] = ["config", "egress", "host", "http", "runtime", "telemetry"];
+    const COMPLETE: [&str; 7] = [
+        "config",
+        "egress",
+        "host",
+        "http",
+        "ingress",
+        "runtime",
+        "telemetry",
+    ];
     let documented = documented();
     for source in sources(&root().join("src")) {
         let file = source.strip_prefix(root().join("src")).unwrap();
@@ -121,23 +129,36 @@ fn table<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
     table
 }
 
-#[test]
-fn the_settings_of_egress_are_those_of_the_code() {
+/// Compares the table of settings in a page with the code, or writes it anew.
+fn assert_settings<'a>(page: &str, settings: impl IntoIterator<Item = &'a Setting>) {
     const BEGIN: &str = "<!-- begin: settings (UPDATE_DOCS=1 cargo test --test docs) -->\n";
     const END: &str = "<!-- end: settings -->";
-    let path = root().join("docs/egress.md");
+    let path = root().join(page);
     let text = read(&path);
     let (before, rest) = text.split_once(BEGIN).expect("the begin marker");
     let (found, after) = rest.split_once(END).expect("the end marker");
-    let wanted = table(egress::config::SETTINGS.iter().chain(daemon::SETTINGS));
+    let wanted = table(settings);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
         return;
     }
     assert!(
         found == wanted,
-        "docs/egress.md is not current: run UPDATE_DOCS=1 cargo test --test docs"
+        "{page} is not current: run UPDATE_DOCS=1 cargo test --test docs"
     );
+}
+
+#[test]
+fn the_settings_of_egress_are_those_of_the_code() {
+    let settings = egress::config::SETTINGS.iter().chain(daemon::SETTINGS);
+    assert_settings("docs/egress.md", settings);
+}
+
+#[test]
+fn the_settings_of_ingress_are_those_of_the_code() {
+    let settings = ingress::config::SETTINGS.iter();
+    let settings = settings.chain(ingress::provider::SETTINGS);
+    assert_settings("docs/ingress.md", settings.chain(daemon::SETTINGS));
 }
 
 /// The Markdown files at the top and below `docs/`.
