@@ -154,6 +154,7 @@ impl Scene {
             directory: sandboxes.clone(),
             events: Arc::new(Observer::new(logger, Metrics::new(&Meter::noop()))),
             usage: Some(used.clone()),
+            draining: shutdown.clone(),
             shutdown: shutdown.clone(),
         });
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
