@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use opensandbox::config::{Kind, Setting};
-use opensandbox::{daemon, egress, ingress};
+use opensandbox::{daemon, egress, execd, ingress};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -64,9 +64,10 @@ fn the_limits_are_those_of_the_source() {
 #[test]
 fn no_limit_is_missing() {
     /// What is complete in this version; the other applets are listed as they are finished.
-    const COMPLETE: [&str; 7] = [
+    const COMPLETE: [&str; 8] = [
         "config",
         "egress",
+        "execd",
         "host",
         "http",
         "ingress",
@@ -129,11 +130,11 @@ fn table<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
     table
 }
 
-/// Compares the table of settings in a page with the code, or writes it anew.
-fn assert_settings<'a>(page: &str, settings: impl IntoIterator<Item = &'a Setting>) {
+/// Compares the table of settings in a document with the code, or writes it anew.
+fn settings_of<'a>(document: &str, settings: impl IntoIterator<Item = &'a Setting>) {
     const BEGIN: &str = "<!-- begin: settings (UPDATE_DOCS=1 cargo test --test docs) -->\n";
     const END: &str = "<!-- end: settings -->";
-    let path = root().join(page);
+    let path = root().join(document);
     let text = read(&path);
     let (before, rest) = text.split_once(BEGIN).expect("the begin marker");
     let (found, after) = rest.split_once(END).expect("the end marker");
@@ -144,21 +145,63 @@ fn assert_settings<'a>(page: &str, settings: impl IntoIterator<Item = &'a Settin
     }
     assert!(
         found == wanted,
-        "{page} is not current: run UPDATE_DOCS=1 cargo test --test docs"
+        "{document} is not current: run UPDATE_DOCS=1 cargo test --test docs"
     );
 }
 
 #[test]
 fn the_settings_of_egress_are_those_of_the_code() {
-    let settings = egress::config::SETTINGS.iter().chain(daemon::SETTINGS);
-    assert_settings("docs/egress.md", settings);
+    settings_of(
+        "docs/egress.md",
+        egress::config::SETTINGS.iter().chain(daemon::SETTINGS),
+    );
+}
+
+#[test]
+fn the_settings_of_execd_are_those_of_the_code() {
+    use execd::config::{LOG_SETTINGS, SETTINGS};
+    settings_of(
+        "docs/execd.md",
+        SETTINGS.iter().chain(LOG_SETTINGS).chain(daemon::SETTINGS),
+    );
 }
 
 #[test]
 fn the_settings_of_ingress_are_those_of_the_code() {
-    let settings = ingress::config::SETTINGS.iter();
-    let settings = settings.chain(ingress::provider::SETTINGS);
-    assert_settings("docs/ingress.md", settings.chain(daemon::SETTINGS));
+    use ingress::{config, provider};
+    settings_of(
+        "docs/ingress.md",
+        config::SETTINGS
+            .iter()
+            .chain(provider::SETTINGS)
+            .chain(daemon::SETTINGS),
+    );
+}
+
+/// The tests that a document names in its tables: `a_test_of_this_form`.
+fn named_tests(text: &str) -> BTreeSet<&str> {
+    let code = text.split('`').skip(1).step_by(2);
+    code.filter(|word| {
+        word.matches('_').count() >= 3
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    })
+    .collect()
+}
+
+#[test]
+fn the_tests_that_execd_md_names_are_there() {
+    let text = read("docs/execd.md");
+    let named = named_tests(&text);
+    assert!(named.len() > 30, "found only {}", named.len());
+    let tests: String = sources(&root().join("tests")).iter().map(read).collect();
+    for name in named {
+        assert!(
+            tests.contains(&format!("fn {name}()")),
+            "there is no test {name}"
+        );
+    }
 }
 
 /// The Markdown files at the top and below `docs/`.
