@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use opensandbox::config::{Kind, Setting};
-use opensandbox::{daemon, egress, execd};
+use opensandbox::{daemon, egress, execd, ingress};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -64,12 +64,13 @@ fn the_limits_are_those_of_the_source() {
 #[test]
 fn no_limit_is_missing() {
     /// What is complete in this version; the other applets are listed as they are finished.
-    const COMPLETE: [&str; 7] = [
+    const COMPLETE: [&str; 8] = [
         "config",
         "egress",
         "execd",
         "host",
         "http",
+        "ingress",
         "runtime",
         "telemetry",
     ];
@@ -162,6 +163,18 @@ fn the_settings_of_execd_are_those_of_the_code() {
     settings_of(
         "docs/execd.md",
         SETTINGS.iter().chain(LOG_SETTINGS).chain(daemon::SETTINGS),
+    );
+}
+
+#[test]
+fn the_settings_of_ingress_are_those_of_the_code() {
+    use ingress::{config, provider};
+    settings_of(
+        "docs/ingress.md",
+        config::SETTINGS
+            .iter()
+            .chain(provider::SETTINGS)
+            .chain(daemon::SETTINGS),
     );
 }
 

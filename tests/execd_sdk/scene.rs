@@ -52,10 +52,19 @@ impl Scene {
 
     /// What the lifecycle server answers: a sandbox's execd is at `endpoint`.
     pub fn lifecycle(&self, endpoint: &str) -> Endpoint {
-        let headers = match self.token {
-            "" => String::new(),
-            token => format!(r#""X-EXECD-ACCESS-TOKEN":"{token}""#),
-        };
+        self.lifecycle_with(endpoint, &[])
+    }
+
+    /// The same, and that these headers are needed as well.
+    pub fn lifecycle_with(&self, endpoint: &str, headers: &[(&str, &str)]) -> Endpoint {
+        let token = ("X-EXECD-ACCESS-TOKEN", self.token);
+        let token = (!self.token.is_empty()).then_some(&token);
+        let headers: Vec<_> = headers
+            .iter()
+            .chain(token)
+            .map(|(name, value)| format!(r#""{name}":"{value}""#))
+            .collect();
+        let headers = headers.join(",");
         let server = Endpoint::start();
         server.otherwise(Reply::Status(
             200,

@@ -230,7 +230,8 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     request(address, "GET", path, &[], "")
 }
 
-/// One HTTP/1.1 request over a connection of its own.
+/// One HTTP/1.1 request over a connection of its own, for the address it goes to unless `headers`
+/// name another host.
 ///
 /// # Errors
 ///
@@ -244,13 +245,17 @@ pub fn request(
 ) -> io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let extra: String = headers
+    let mut extra: String = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
+    if !headers.iter().any(is_host) {
+        extra = format!("Host: {address}\r\n{extra}");
+    }
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\n\
          Content-Length: {}\r\n{extra}\r\n{body}",
         body.len()
     )?;
