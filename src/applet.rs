@@ -8,6 +8,7 @@
 mod command;
 mod egress;
 mod execd;
+mod ingress;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ pub const PROGRAM: &str = "opensandbox";
 pub const APPLETS: &[Applet] = &[
     execd::APPLET,
     egress::APPLET,
+    ingress::APPLET,
     supervisor::APPLET,
     generate::APPLET,
 ];
@@ -312,6 +314,11 @@ pub fn main() -> ExitCode {
     process.run(APPLETS).into()
 }
 
+/// Every variable of the process, for a daemon whose children get them.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
 /// The applet a program of this file name is: the one with the longest name that ends it, after
 /// the start or a character that is no letter or digit (`egress`, `opensandbox-egress`).
 fn by_file_name<'a>(path: &OsStr, applets: &'a [Applet]) -> Option<&'a Applet> {
@@ -448,7 +455,18 @@ mod tests {
             let tables: Vec<_> = applet.settings.iter().map(|group| group.settings).collect();
             let values = Values::resolve(&tables, &sources).unwrap();
             let mut warnings = Vec::new();
-            (applet.check)(&values, &mut warnings).unwrap();
+            let checked = (applet.check)(&values, &mut warnings);
+            match applet.name {
+                // A gateway to nothing is a mistake.
+                "ingress" => {
+                    let error = checked.unwrap_err().to_string();
+                    assert!(
+                        error.contains("no configuration has been provided"),
+                        "{error}"
+                    );
+                }
+                _ => checked.unwrap(),
+            }
             assert_eq!(warnings, [], "{}", applet.name);
         }
     }

@@ -38,7 +38,6 @@ pub const SCOPES: &[Scope] = &[
             "execd.jupyter.sessions.deleted_total",
             "execd.filesystem.operations.count",
             "execd.filesystem.operations.duration",
-            STANDARD_DURATION,
         ],
     },
     Scope {
@@ -67,10 +66,10 @@ pub const SCOPES: &[Scope] = &[
     },
 ];
 
-/// Every row the daemon `egress` has instruments for, with their declaration.
-pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
+/// Every row the daemon whose own metrics are `own` has instruments for, with their declaration.
+pub fn rows_of(own: &'static str) -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
     let names = [
-        egress::metrics::Metrics::SCOPE,
+        own,
         process::Metrics::SCOPE,
         self_metrics::SelfMetrics::SCOPE,
     ];
@@ -90,7 +89,7 @@ pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> 
 #[test]
 fn the_values_of_ingress_are_closed_sets() {
     use ingress::metrics::{
-        Decision, Direction, ProviderKind, ProxyType, RenewResult, Resolution, UpstreamError,
+        Decision, Direction, ProxyType, RenewResult, Resolution, UpstreamError,
     };
     fn values<V: Copy>(all: &[V], text: fn(V) -> &'static str) -> Vec<&'static str> {
         all.iter().map(|value| text(*value)).collect()
@@ -140,10 +139,6 @@ fn the_values_of_ingress_are_closed_sets() {
         ]
     );
     assert_eq!(values(Direction::ALL, Direction::as_str), ["in", "out"]);
-    assert_eq!(
-        values(ProviderKind::ALL, ProviderKind::as_str),
-        ["batchsandbox", "agent-sandbox", "static"]
-    );
 }
 
 #[test]

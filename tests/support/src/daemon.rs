@@ -292,6 +292,12 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Whether it was seen to end.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.status.is_some()
+    }
+
     /// Begins to read the standard output of a daemon that was [`Builder::unheard`].
     pub fn hear(&mut self) {
         if let Some(stdout) = self.unheard.take() {
