@@ -8,6 +8,7 @@
 mod command;
 mod egress;
 mod execd;
+mod ingress;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ pub const PROGRAM: &str = "opensandbox";
 pub const APPLETS: &[Applet] = &[
     execd::APPLET,
     egress::APPLET,
+    ingress::APPLET,
     supervisor::APPLET,
     generate::APPLET,
 ];
@@ -451,7 +453,18 @@ mod tests {
             let tables: Vec<_> = applet.settings.iter().map(|group| group.settings).collect();
             let values = Values::resolve(&tables, &sources).unwrap();
             let mut warnings = Vec::new();
-            (applet.check)(&values, &mut warnings).unwrap();
+            let checked = (applet.check)(&values, &mut warnings);
+            match applet.name {
+                // A gateway to nothing is a mistake.
+                "ingress" => {
+                    let error = checked.unwrap_err().to_string();
+                    assert!(
+                        error.contains("no configuration has been provided"),
+                        "{error}"
+                    );
+                }
+                _ => checked.unwrap(),
+            }
             assert_eq!(warnings, [], "{}", applet.name);
         }
     }

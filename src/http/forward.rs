@@ -247,6 +247,12 @@ pub fn response(head: &mut response::Parts, upgrade: Option<&Upgrade>) -> Result
     Ok(false)
 }
 
+/// Removes from the head of an interim response (1xx) what belongs to the backend's connection.
+pub fn strip_interim(headers: &mut HeaderMap) {
+    strip(headers, false, &[]);
+    headers.remove(CONTENT_LENGTH);
+}
+
 /// Removes from trailers what frames, routes or authenticates a message, or belongs to a
 /// connection: no trailer may carry it.
 pub fn strip_trailers(trailers: &mut HeaderMap) {

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use ::http::StatusCode;
 use ::http::header::EXPECT;
+use ::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use event_listener::Event;
 use http_body::{Frame, SizeHint};
@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
+use smol::channel::Sender;
 use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
@@ -105,6 +106,11 @@ fn is_body(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<body::Error>())
 }
 
+/// Where interim responses (1xx) of a backend go; put it among the extensions of a request. `100
+/// Continue` is not among them: it lets the body through.
+#[derive(Clone, Debug)]
+pub struct Interims(pub Sender<(StatusCode, HeaderMap)>);
+
 /// A response, and what is known of how it came.
 #[derive(Debug)]
 pub struct Answer {
@@ -172,6 +178,7 @@ impl<D: Destination> Upstream<D> {
         mut request: Request,
     ) -> Result<Answer, Error> {
         let gate = Gate::before(&mut request);
+        listen_for_interims(&mut request, gate.clone());
         while let Some(mut connection) = self.pool.take(destination) {
             if !connection.is_ready() {
                 // Its last request is still being written: the backend answered early.
@@ -232,6 +239,24 @@ impl<D: Destination> Upstream<D> {
     }
 }
 
+/// Opens the gate when the backend says so, and passes on what else it says before its response.
+fn listen_for_interims(request: &mut Request, gate: Option<Arc<Gate>>) {
+    let interims = request.extensions_mut().remove::<Interims>();
+    if gate.is_none() && interims.is_none() {
+        return;
+    }
+    hyper::ext::on_informational(request, move |response| {
+        if response.status() == StatusCode::CONTINUE {
+            if let Some(gate) = &gate {
+                gate.set(OPEN);
+            }
+        } else if let Some(Interims(sender)) = &interims {
+            // Whoever does not keep up misses some, as anybody may.
+            let _ = sender.try_send((response.status(), response.headers().clone()));
+        }
+    });
+}
+
 /// What holds back a request's body until the backend wants it (`Expect: 100-continue`).
 #[derive(Debug)]
 struct Gate {
@@ -254,12 +279,6 @@ impl Gate {
         let gate = Arc::new(Self {
             state: AtomicU8::new(WAITING),
             moved: Event::new(),
-        });
-        let opener = gate.clone();
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                opener.set(OPEN);
-            }
         });
         let body = std::mem::take(request.body_mut());
         let waiting = gate.clone();

@@ -5,15 +5,14 @@
 //! refused, or would have found out later, is refused here, before Kubernetes is asked anything.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::access::{Keys, Ports};
 use super::forwarded::Trusted;
-use super::provider;
+use super::keys::{KeyFile, KeySource};
 use super::renew::dsn::{Address, Dsn, Verification};
-use super::renew::{self};
-use super::route::Mode;
+use super::{provider, proxy, renew};
 use crate::config::{self, Error, Kind, Setting, Values, Warning};
 use crate::http::connect::Connector;
 use crate::http::listen::Listen;
@@ -218,30 +217,14 @@ pub const SETTINGS: &[Setting] = &[
 pub struct Config {
     /// Where to listen, unless sockets are handed over.
     pub listen: Listen,
-    /// Where routes are found.
-    pub mode: Mode,
     /// Where sandboxes are found.
     pub provider: provider::Config,
-    /// The keys of signed routes, if there are any.
-    pub keys: Option<Keys>,
-    /// Where the keys are, if they are to be read again.
-    pub keys_file: Option<PathBuf>,
-    /// Which ports of sandboxes can be reached.
-    pub ports: Ports,
-    /// Whose word counts on who the client is.
-    pub trusted: Trusted,
-    /// Most client connections.
-    pub connections: usize,
-    /// How long a sandbox may take to begin its answer.
-    pub response_time: Option<Duration>,
-    /// How long a tunnel may be silent.
-    pub tunnel_idle: Option<Duration>,
-    /// How long a tunnel may last.
-    pub tunnel_lifetime: Option<Duration>,
+    /// Where the keys of signed routes come from.
+    pub keys: KeySource,
+    /// What the data path is told.
+    pub proxy: proxy::Settings,
     /// How long new requests are taken after the end was asked for.
     pub drain_delay: Duration,
-    /// How long requests under way may take after that.
-    pub drain_time: Duration,
     /// How the server is told which sandboxes are in use, if it is.
     pub renew: Option<Renew>,
     /// How much is logged.
@@ -268,25 +251,25 @@ impl Config {
         read_file: &dyn Fn(&Path) -> io::Result<String>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
-        let (keys, keys_file) = keys(values, read_file, warnings)?;
         Ok(Self {
             listen: listen(values)?,
-            mode: values
-                .get(MODE)
-                .unwrap_or_default()
-                .parse()
-                .map_err(|_| values.invalid(MODE, "header, host, wildcard or uri"))?,
-            keys,
-            keys_file,
-            ports: ports(values)?,
-            trusted: Trusted::parse(values.list(TRUSTED))
-                .map_err(|cause| values.invalid(TRUSTED, cause.to_string()))?,
-            connections: connections(values)?,
-            response_time: limit(values, RESPONSE_TIME)?,
-            tunnel_idle: limit(values, TUNNEL_IDLE)?,
-            tunnel_lifetime: limit(values, TUNNEL_LIFETIME)?,
+            keys: keys(values, warnings)?,
+            proxy: proxy::Settings {
+                mode: values
+                    .get(MODE)
+                    .unwrap_or_default()
+                    .parse()
+                    .map_err(|_| values.invalid(MODE, "header, host, wildcard or uri"))?,
+                ports: ports(values)?,
+                trusted: Trusted::parse(values.list(TRUSTED))
+                    .map_err(|cause| values.invalid(TRUSTED, cause.to_string()))?,
+                tunnel_idle: limit(values, TUNNEL_IDLE)?,
+                tunnel_lifetime: limit(values, TUNNEL_LIFETIME)?,
+                response_time: limit(values, RESPONSE_TIME)?,
+                drain_time: duration(values, DRAIN_TIME)?,
+                connections: connections(values)?,
+            },
             drain_delay: duration(values, DRAIN_DELAY)?,
-            drain_time: duration(values, DRAIN_TIME)?,
             renew: renew(values, read_file, warnings)?,
             log_threshold: values
                 .parsed(
@@ -303,7 +286,8 @@ impl Config {
 
 fn listen(values: &Values) -> Result<Listen, Error> {
     let port = integer(values, PORT)?;
-    let port = u16::try_from(port).map_err(|_| values.invalid(PORT, "a port number up to 65535"))?;
+    let port =
+        u16::try_from(port).map_err(|_| values.invalid(PORT, "a port number up to 65535"))?;
     let host = values.get(ADDRESS).unwrap_or_default().trim();
     let text = if host.contains(':') && !host.starts_with('[') {
         format!("[{host}]:{port}")
@@ -314,29 +298,22 @@ fn listen(values: &Values) -> Result<Listen, Error> {
     text.parse().map_err(|_| values.invalid(ADDRESS, expected))
 }
 
-fn keys(
-    values: &Values,
-    read_file: &dyn Fn(&Path) -> io::Result<String>,
-    warnings: &mut Vec<Warning>,
-) -> Result<(Option<Keys>, Option<PathBuf>), Error> {
+fn keys(values: &Values, warnings: &mut Vec<Warning>) -> Result<KeySource, Error> {
     let file = values.get(KEYS_FILE);
-    let refused = |cause| Error::Usage(format!("parse secure-access-keys: {cause}"));
-    let given = values.get(KEYS).filter(|text| !text.trim().is_empty());
-    if let Some(text) = given {
+    if let Some(text) = values.get(KEYS).filter(|text| !text.trim().is_empty()) {
         if file.is_some() {
             warnings.push(values.warning(KEYS_FILE, "the keys given directly"));
         }
-        return Ok((Some(Keys::parse(text).map_err(refused)?), None));
+        let refused = |cause| Error::Usage(format!("parse secure-access-keys: {cause}"));
+        return Keys::parse(text).map(KeySource::Given).map_err(refused);
     }
     let Some(path) = file else {
-        return Ok((None, None));
+        return Ok(KeySource::None);
     };
-    let text = read_file(Path::new(path))
-        .map_err(|cause| values.invalid(KEYS_FILE, format!("a file that can be read ({cause})")))?;
-    let keys = Keys::parse(&text).map_err(|cause| {
-        values.invalid(KEYS_FILE, format!("a file of keys, but its content is wrong: {cause}"))
-    })?;
-    Ok((Some(keys), Some(PathBuf::from(path))))
+    let refused = |cause| values.invalid(KEYS_FILE, format!("a file of keys ({cause})"));
+    KeyFile::open(Path::new(path))
+        .map(KeySource::File)
+        .map_err(refused)
 }
 
 fn ports(values: &Values) -> Result<Ports, Error> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use opentelemetry::KeyValue;
 
+use super::provider::CacheStatus;
 use crate::host::Host;
 use crate::telemetry::instrument::{
     Counter, HTTP_SECONDS, Histogram, Labels, ObservableCounter, ObservableGauge, ObservableRatio,
@@ -84,7 +85,7 @@ crate::instruments! {
         cache_objects: ObservableGauge = "ingress.cache.objects", "{object}",
             attributes ["provider"];
         /// 1 once the sandboxes were read completely, 0 before.
-        cache_synced: ObservableGauge = "ingress.cache.synced", "1", attributes ["provider"];
+        cache_synced: ObservableGauge = "ingress.cache.synced", "{cache}", attributes ["provider"];
         /// Time since the source of the sandboxes was last heard of.
         cache_age: ObservableRatio = "ingress.cache.last_event.age", "s", attributes ["provider"];
         /// Times the sandboxes were read completely, beyond the first.
@@ -201,18 +202,6 @@ crate::attribute_values! {
     }
 }
 
-crate::attribute_values! {
-    /// Where the sandboxes are read from.
-    pub enum ProviderKind as "provider" {
-        /// Kubernetes, BatchSandbox.
-        BatchSandbox = "batchsandbox",
-        /// Kubernetes, agent-sandbox.
-        AgentSandbox = "agent-sandbox",
-        /// A file of routes.
-        Static = "static",
-    }
-}
-
 /// A finished request, as its count tells it apart from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RequestKey {
@@ -295,6 +284,37 @@ impl Labels for IoLabels {
 }
 
 impl Metrics {
+    /// Registers the readings of what is known of the sandboxes.
+    pub fn observe_cache(&self, status: &Arc<CacheStatus>) {
+        // One of three names.
+        let provider = [KeyValue::new("provider", status.provider())];
+        let source = (Arc::clone(status), provider.clone());
+        self.cache_objects.observe(move |point| {
+            let (status, provider) = &source;
+            point(
+                i64::try_from(status.objects()).unwrap_or(i64::MAX),
+                provider,
+            );
+        });
+        let source = (Arc::clone(status), provider.clone());
+        self.cache_synced.observe(move |point| {
+            let (status, provider) = &source;
+            point(status.is_synced().into(), provider);
+        });
+        let source = (Arc::clone(status), provider.clone());
+        self.cache_age.observe(move |point| {
+            let (status, provider) = &source;
+            if let Some(age) = status.last_event_age() {
+                point(age.as_secs_f64(), provider);
+            }
+        });
+        let source = (Arc::clone(status), provider);
+        self.cache_relists.observe(move |point| {
+            let (status, provider) = &source;
+            point(status.relists(), provider);
+        });
+    }
+
     /// Registers the readings of the host that the proposal asks for.
     pub fn observe_host(&self) {
         let host = Arc::new(Host::new());

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
+use smol::channel::Receiver;
 use smol::future::FutureExt;
 
 use super::access::{self, Credentials, Keys, Ports, Refusal, SENDER};
@@ -36,7 +37,7 @@ use crate::http::forward::{self, Origin, Upgrade};
 use crate::http::pool::Destination;
 use crate::http::resolve::SystemResolver;
 use crate::http::server::{self, Exchange, Handler, Limits, Peer};
-use crate::http::upstream::{self, Answer, Upstream};
+use crate::http::upstream::{self, Answer, Interims, Upstream};
 use crate::http::{Body, Request, Response, error};
 use crate::lifecycle::Shutdown;
 use crate::runtime::Spawner;
@@ -64,6 +65,9 @@ pub const BODY_SILENCE: Duration = Duration::from_secs(300);
 
 /// The longest a client may leave a response in the socket's buffer without reading any of it.
 pub const WRITE_STALL: Duration = Duration::from_secs(300);
+
+/// The most interim responses (1xx) of one request that wait to be passed on.
+pub const MAX_INTERIMS: usize = 8;
 
 /// Tells a sandbox's answer from one of ours.
 const MARK: (HeaderName, HeaderValue) = (
@@ -143,6 +147,8 @@ pub struct Shared {
     pub events: Arc<events::Observer>,
     /// Is told which sandboxes are in use, where that keeps them alive.
     pub usage: Option<Arc<dyn Usage>>,
+    /// When to say that no new requests should come, which may be before none is taken.
+    pub draining: Shutdown,
     /// When to take no new requests.
     pub shutdown: Shutdown,
 }
@@ -221,7 +227,7 @@ struct Admitted {
 impl Core {
     /// The answer to probes.
     fn status(&self) -> Response {
-        if self.shared.shutdown.is_triggered() {
+        if self.shared.draining.is_triggered() {
             return error::text(StatusCode::SERVICE_UNAVAILABLE, "draining");
         }
         if !self.shared.directory.is_synced() {
@@ -354,9 +360,12 @@ impl Core {
             sandbox: sandbox.clone(),
             port,
         };
+        let (interims, informed) = smol::channel::bounded(MAX_INTERIMS);
+        head.extensions.insert(Interims(interims));
         let request = Request::from_parts(head, self.reporting(ledger, body));
         let sending = self.upstream.send(&place, &sandbox.host, port, request);
-        let answer = self.in_time(upgrade, sending).await?;
+        let answering = self.in_time(upgrade, sending);
+        let answer = pass_on_interims(informed, exchange.as_ref(), answering).await?;
         if let Some(elapsed) = answer.connecting {
             Connected {
                 proxy_type,
@@ -422,6 +431,32 @@ impl Core {
             None => body,
         }
     }
+}
+
+/// Waits for `answer`, and passes on the interim responses that come before it.
+async fn pass_on_interims<T>(
+    interims: Receiver<(StatusCode, HeaderMap)>,
+    exchange: Option<&Exchange>,
+    answer: impl Future<Output = T>,
+) -> T {
+    let pass_on = |(status, mut headers): (StatusCode, HeaderMap)| {
+        if let Some(exchange) = exchange {
+            forward::strip_interim(&mut headers);
+            exchange.inform(status, &headers);
+        }
+    };
+    let passing_on = async {
+        while let Ok(interim) = interims.recv().await {
+            pass_on(interim);
+        }
+        std::future::pending().await
+    };
+    let answer = answer.or(passing_on).await;
+    // What came together with the answer still comes before it.
+    while let Ok(interim) = interims.try_recv() {
+        pass_on(interim);
+    }
+    answer
 }
 
 /// The path with the query of the request.

@@ -19,6 +19,7 @@ use smol::future::FutureExt;
 
 use super::events::{Observer, Renewed};
 use super::metrics::RenewResult;
+use super::proxy::Usage;
 use crate::http::connect::Connector;
 use crate::runtime::Spawner;
 
@@ -100,6 +101,12 @@ impl Renewals {
     /// sent.
     pub fn touch(&self, sandbox: &str, port: u16, path: Option<&str>) {
         self.0.say(sandbox, port, path, Instant::now());
+    }
+}
+
+impl Usage for Renewals {
+    fn used(&self, sandbox: &str, port: u16, path: Option<&str>) {
+        self.touch(sandbox, port, path);
     }
 }
 

@@ -7,5 +7,7 @@ mod faults;
 mod http;
 mod metrics;
 mod process;
+mod proxy;
+mod pty;
 mod session;
 mod stream;

@@ -122,6 +122,52 @@ fn trailers_pass_both_ways() {
 }
 
 #[test]
+fn interim_responses_come_before_the_response() {
+    let scene = Scene::new();
+    let (next, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let hints =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n";
+    let backend = Backend::new(move |mut peer| {
+        let request = peer.request().unwrap();
+        peer.send(hints);
+        if request.line.contains("/later") {
+            wait.lock().unwrap().recv().unwrap();
+            peer.answer("ok");
+        } else {
+            peer.send(format!(
+                "{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+            ));
+        }
+    });
+    let route = scene.sandbox("box", &backend);
+    let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let mut client = scene.connect();
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: {route}.test\r\n\r\n");
+    client.write_all(ask("/later").as_bytes()).unwrap();
+    assert_eq!(read_until(&mut client, "\r\n\r\n"), expected);
+    next.send(()).unwrap();
+    let response = read_until(&mut client, "ok");
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    // Pipelined behind one another, and together with their responses.
+    client
+        .write_all(ask("/at-once").repeat(3).as_bytes())
+        .unwrap();
+    for _ in 0..3 {
+        for _ in 0..2 {
+            assert_eq!(read_until(&mut client, "\r\n\r\n"), expected);
+        }
+        let response = read_until(&mut client, "ok");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    }
+    // HTTP/1.0 knows no such thing.
+    let response = scene.raw(format!(
+        "GET /at-once HTTP/1.0\r\nHost: {route}.test\r\n\r\n"
+    ));
+    assert!(response.starts_with("HTTP/1.0 200 OK\r\n"), "{response}");
+}
+
+#[test]
 fn a_body_is_held_back_until_the_sandbox_wants_it() {
     let scene = Scene::new();
     let backend = Backend::new(|mut peer| {

@@ -89,7 +89,7 @@ pub fn rows_of(own: &'static str) -> impl Iterator<Item = (&'static Row, &'stati
 #[test]
 fn the_values_of_ingress_are_closed_sets() {
     use ingress::metrics::{
-        Decision, Direction, ProviderKind, ProxyType, RenewResult, Resolution, UpstreamError,
+        Decision, Direction, ProxyType, RenewResult, Resolution, UpstreamError,
     };
     fn values<V: Copy>(all: &[V], text: fn(V) -> &'static str) -> Vec<&'static str> {
         all.iter().map(|value| text(*value)).collect()
@@ -139,10 +139,6 @@ fn the_values_of_ingress_are_closed_sets() {
         ]
     );
     assert_eq!(values(Direction::ALL, Direction::as_str), ["in", "out"]);
-    assert_eq!(
-        values(ProviderKind::ALL, ProviderKind::as_str),
-        ["batchsandbox", "agent-sandbox", "static"]
-    );
 }
 
 #[test]

@@ -8,13 +8,13 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT, HOST};
-use ::http::{HeaderValue, Response, StatusCode, Version};
+use ::http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -33,6 +33,9 @@ use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
 use crate::http::{Body, Request, error};
 
+/// The most bytes of interim responses that wait to be written when another one comes.
+const INTERIM_BYTES: usize = 16 * 1024;
+
 /// hyper's smallest read buffer.
 const READ_BUFFER_BYTES: usize = 8192;
 
@@ -48,7 +51,7 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     let service = service_fn({
         let (shared, activity, slot) = (shared.clone(), activity.clone(), slot.clone());
         move |request| {
-            let exchange = Exchange::new(peer, slot.clone());
+            let exchange = Exchange::new(peer, slot.clone(), activity.clone());
             let answer = answer(shared.clone(), activity.clone(), exchange, request);
             async move { Ok::<_, Infallible>(answer.await) }
         }
@@ -122,7 +125,12 @@ async fn answer<H: Handler, O: Observer>(
     request: Request<Incoming>,
 ) -> Response<Recorded<H, O>> {
     let (mut head, incoming) = request.into_parts();
-    let mut recorder = Recorder::begin(shared.clone(), activity, &mut head, exchange.clone());
+    let mut recorder = Recorder::begin(
+        shared.clone(),
+        activity.clone(),
+        &mut head,
+        exchange.clone(),
+    );
 
     let limits = &shared.limits;
     let refusal =
@@ -162,7 +170,10 @@ async fn answer<H: Handler, O: Observer>(
     } else {
         head.extensions.insert(exchange);
         let handling = shared.handler.handle(Request::from_parts(head, body));
-        match AssertUnwindSafe(handling).catch_unwind().await {
+        let handled = AssertUnwindSafe(handling).catch_unwind().await;
+        // The response may only follow when what comes before it is written.
+        poll_fn(|context| activity.poll_informed(context)).await;
+        match handled {
             Ok(response) => response,
             // The panic itself went to the process's panic hook.
             Err(_) => {
@@ -231,6 +242,18 @@ pub(super) struct Activity {
     http1_0: AtomicBool,
     /// Whether the connection is to be reset, because its end would pass for that of a body.
     is_cut: AtomicBool,
+    /// Whether there is an interim response to be written.
+    is_informing: AtomicBool,
+    interim: Mutex<Interim>,
+}
+
+/// Interim responses (1xx) on their way. hyper has no place for them on the server's side, so they
+/// are written past it: while a handler works, and everything hyper has for the client is written.
+#[derive(Debug, Default)]
+struct Interim {
+    bytes: Vec<u8>,
+    /// Wakes the handler when they are written.
+    waker: Option<Waker>,
 }
 
 impl Activity {
@@ -242,6 +265,44 @@ impl Activity {
             .store(version == Version::HTTP_2, Ordering::Relaxed);
         self.http1_0
             .store(version < Version::HTTP_11, Ordering::Relaxed);
+    }
+
+    /// Queues an interim response, if there can be one.
+    pub(super) fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        if self.http2.load(Ordering::Relaxed) || self.http1_0.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut interim = self.interim();
+        if interim.bytes.len() > INTERIM_BYTES {
+            return;
+        }
+        let reason = status.canonical_reason().unwrap_or_default();
+        let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_str());
+        interim.bytes.extend_from_slice(line.as_bytes());
+        for (name, value) in headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                interim.bytes.extend_from_slice(part);
+            }
+        }
+        interim.bytes.extend_from_slice(b"\r\n");
+        self.is_informing.store(true, Ordering::Release);
+    }
+
+    /// Ready when no interim response waits to be written.
+    fn poll_informed(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.is_informing.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let mut interim = self.interim();
+        if interim.bytes.is_empty() {
+            return Poll::Ready(());
+        }
+        interim.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn interim(&self) -> MutexGuard<'_, Interim> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The body of a response has failed. Where its end is marked, leaving out the mark says so.
@@ -355,6 +416,23 @@ struct Watched {
 }
 
 impl Watched {
+    fn poll_inform(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.activity.interim();
+        while !interim.bytes.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &interim.bytes);
+            let count = ready!(written)?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.bytes.drain(..count);
+        }
+        self.activity.is_informing.store(false, Ordering::Release);
+        if let Some(waker) = interim.waker.take() {
+            waker.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn note(&self, written: &Poll<io::Result<usize>>) {
         if written.is_ready() {
             self.activity.writes.fetch_add(1, Ordering::Relaxed);
@@ -399,6 +477,9 @@ impl Write for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_informing.load(Ordering::Acquire) {
+            ready!(self.poll_inform(context))?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

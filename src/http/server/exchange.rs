@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, Entry};
 use ::http::request::Parts;
-use ::http::{Method, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
@@ -45,16 +45,18 @@ struct Inner {
     route: OnceLock<&'static str>,
     received: AtomicU64,
     sent: AtomicU64,
+    activity: Arc<Activity>,
     _slot: Arc<Slot>,
 }
 
 impl Exchange {
-    pub(super) fn new(peer: Peer, slot: Arc<Slot>) -> Self {
+    pub(super) fn new(peer: Peer, slot: Arc<Slot>, activity: Arc<Activity>) -> Self {
         Self(Arc::new(Inner {
             peer,
             route: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            activity,
             _slot: slot,
         }))
     }
@@ -69,6 +71,13 @@ impl Exchange {
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Sends an interim response (1xx) before the response. Only for a handler, from within its own
+    /// future. HTTP/1.0 has no interim responses, hyper none over HTTP/2, and there is a limit to
+    /// what may wait; beyond these nothing is sent, which a client has to expect.
+    pub fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        self.0.activity.inform(status, headers);
     }
 
     pub(super) fn add_received(&self, bytes: u64) {

@@ -3,6 +3,7 @@
 //! Owns the promise that each request is begun once and accounted for once, however it ends, and
 //! that a tunnel is accounted for when it closes.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -90,11 +91,11 @@ impl Ledger {
         }
     }
 
-    /// The target of the request as it was sent, which for HTTP/2 is the path.
-    fn target(&self) -> String {
-        match (self.uri.scheme(), self.uri.path_and_query()) {
-            (Some(_), Some(path)) => path.to_string(),
-            _ => self.uri.to_string(),
+    /// The target of the request, without the host it may name.
+    fn target(&self) -> Cow<'_, str> {
+        match self.uri.path_and_query() {
+            Some(path) => Cow::Borrowed(path.as_str()),
+            None => Cow::Owned(self.uri.to_string()),
         }
     }
 
