@@ -314,6 +314,11 @@ pub fn main() -> ExitCode {
     process.run(APPLETS).into()
 }
 
+/// Every variable of the process, for a daemon whose children get them.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
 /// The applet a program of this file name is: the one with the longest name that ends it, after
 /// the start or a character that is no letter or digit (`egress`, `opensandbox-egress`).
 fn by_file_name<'a>(path: &OsStr, applets: &'a [Applet]) -> Option<&'a Applet> {

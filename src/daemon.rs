@@ -3,14 +3,13 @@
 //! Owns the order of these steps, so that no way out skips the flush. Never knows what the daemon
 //! is for: that is the function it is given.
 
-mod image;
-
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 use smol::Timer;
 
 use crate::config::{Kind, Setting, Values, Warning};
+use crate::footprint;
 use crate::http::connect::Connector;
 use crate::lifecycle::{self, Exit, Fatal, Notice, Shutdown, Signals};
 use crate::runtime::{self, Runtime};
@@ -140,7 +139,8 @@ pub fn run(
         .serve_scrapers(&daemon.runtime.spawner(), daemon.shutdown.clone());
     let release = async {
         Timer::after(STARTED).await;
-        image::release();
+        // Nothing depends on it.
+        let _ = footprint::give_back();
     };
     daemon.runtime.spawn(release).detach();
     Ok(lifecycle::conclude(

@@ -55,6 +55,10 @@ use spawn::{Children, Credentials};
 /// that tell of it to be sent.
 const END_TIME: Duration = Duration::from_secs(5);
 
+/// The longest a client may leave a stream unread while there is something to read; then it counts
+/// as gone. A person at a debugger may take a while.
+const STREAM_STALL: Duration = Duration::from_secs(300);
+
 /// The address of the API, which is listened on before anything else is done.
 ///
 /// # Errors
@@ -67,6 +71,7 @@ fn listen(config: &Config) -> Result<Server, Fatal> {
         // Handlers bound the bodies they read; what is streamed has no bound.
         body_bytes: u64::MAX,
         body_time: None,
+        write_stall: STREAM_STALL,
         drain_time: config.drain + END_TIME,
         ..Limits::default()
     };

@@ -1,5 +1,5 @@
-//! Gives back the memory of a start: reading a command line and seventy settings takes several
-//! times the memory of the waiting that follows.
+//! Gives back memory that something rare took: a start, whose command line and seventy settings take
+//! several times the memory of the waiting that follows, or a large policy.
 //!
 //! Changes nothing but where contents are kept: code comes back from the page cache when it runs
 //! again, and heap that is in use is not touched.
@@ -18,9 +18,10 @@ pub fn give_back() -> io::Result<()> {
     give_back_code()
 }
 
-/// mimalloc would otherwise keep what was freed until much more is allocated.
+/// Gives back heap that this thread has freed. mimalloc would otherwise keep it until much more is
+/// allocated.
 #[cfg(target_env = "musl")]
-fn give_back_heap() {
+pub fn give_back_heap() {
     // Links the allocator where nothing else does.
     use mimalloc as _;
     unsafe extern "C" {
@@ -31,8 +32,9 @@ fn give_back_heap() {
     unsafe { mi_collect(true) }
 }
 
+/// Gives back heap that was freed.
 #[cfg(not(target_env = "musl"))]
-fn give_back_heap() {
+pub fn give_back_heap() {
     // SAFETY: without preconditions; live allocations are not touched. Whether anything was given
     // back does not matter.
     unsafe { libc::malloc_trim(0) };

@@ -109,7 +109,7 @@ pub const APPLET: Applet = Applet {
             connector: Connector::new(SystemResolver),
         };
         daemon::run(start, |daemon| {
-            execd::run(config, std::env::vars_os(), daemon)
+            execd::run(config, super::variables(), daemon)
         })
     },
 };
@@ -119,7 +119,7 @@ pub const APPLET: Applet = Applet {
 fn prepare(values: &Values) -> Result<(), Fatal> {
     let mode = clone3::Mode::parse(values.get(clone3::VARIABLE))
         .map_err(|invalid| Fatal::Refused(invalid.to_string()))?;
-    let applied = std::env::var_os(clone3::APPLIED).is_some_and(|mark| mark == "1");
+    let applied = super::variables().any(|(name, mark)| name == clone3::APPLIED && mark == "1");
     mode.apply(applied, std::env::args_os())
         .map(drop)
         .map_err(|error| Fatal::Refused(error.to_string()))

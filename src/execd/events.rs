@@ -132,9 +132,9 @@ impl Execution<'_> {
         to.metrics
             .execution_duration
             .record_for(self.elapsed.as_secs_f64(), labels);
-        if let Some(usage) = self.usage {
+        if let Some(peak) = self.usage.and_then(|usage| usage.max_rss_bytes) {
             #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
-            let peak = usage.max_rss_bytes as f64;
+            let peak = peak as f64;
             to.metrics.execution_memory.record_for(peak, self.operation);
         }
         info!(logger, "execd execution"; self);
@@ -156,7 +156,9 @@ impl KV for Execution<'_> {
         serializer.emit_f64("duration".into(), self.elapsed.as_secs_f64())?;
         if let Some(usage) = self.usage {
             serializer.emit_f64("cpu_time".into(), (usage.user + usage.system).as_secs_f64())?;
-            serializer.emit_u64("max_rss".into(), usage.max_rss_bytes)?;
+            if let Some(peak) = usage.max_rss_bytes {
+                serializer.emit_u64("max_rss".into(), peak)?;
+            }
         }
         Ok(())
     }

@@ -121,6 +121,10 @@ impl Wire {
             Stream::Stdout => "stdout",
             Stream::Stderr => "stderr",
         };
+        // What is left of a line that was cut may be nothing.
+        if piece.bytes.is_empty() && self.open != Some(stream) {
+            return;
+        }
         if self.open.is_some_and(|open| open != stream) {
             if piece.last && self.deferred.len() <= DEFERRED {
                 event(&mut self.deferred, kind, piece.bytes, now);
@@ -129,10 +133,6 @@ impl Wire {
             self.close(now);
         }
         if self.open.is_none() {
-            // What is left of a line that was cut may be nothing.
-            if piece.bytes.is_empty() {
-                return;
-            }
             begin(&mut self.out, kind);
             self.open = Some(stream);
         }

@@ -54,7 +54,7 @@ crate::instruments! {
         /// Time from the start of an execution to its real end.
         execution_duration: Histogram<ExecutionLabels> = "execd.execution.duration", "s",
             attributes ["operation", "result"], boundaries EXECUTION_SECONDS;
-        /// Peak resident set of a finished execution, where the kernel reports it.
+        /// Peak resident set of a finished execution, where the kernel tells it from the daemon's own.
         execution_memory: Histogram<Operation> = "execd.execution.memory_bytes", "By",
             attributes ["operation"], boundaries MEMORY_BYTES;
         /// Commands that run now, foreground and background.

@@ -17,9 +17,19 @@ pub struct Execd {
     pub address: SocketAddr,
 }
 
-/// Execd on a port of its own, to be told more.
+/// Execd on a port of its own, to be told more. It waits for nothing at its end.
 pub fn builder() -> Builder<'static> {
-    support::opensandbox!("execd", "--host=127.0.0.1", "--port=0")
+    support::opensandbox!("execd", "--host=127.0.0.1", "--port=0").env("EXECD_DRAIN_TIMEOUT", "0")
+}
+
+/// Ends what runs, which would go on if the daemon were only killed.
+impl Drop for Execd {
+    fn drop(&mut self) {
+        if !self.daemon.has_ended() && !std::thread::panicking() {
+            self.daemon.signal(rustix::process::Signal::TERM);
+            self.daemon.wait(PATIENCE);
+        }
+    }
 }
 
 impl Execd {

@@ -201,7 +201,7 @@ fn programs_are_kept_from_clone3_where_that_is_asked_for() {
 
 #[test]
 fn the_end_lets_streams_finish_and_ends_what_does_not() {
-    let mut execd = Execd::start();
+    let mut execd = Execd::of(builder().env("EXECD_DRAIN_TIMEOUT", "3s"));
     let background = execd.run_in_background("sleep 300");
     let session = execd.session();
     let mut in_session = execd.begin_in(&session, &json!({"command": "echo up; sleep 300"}));
@@ -248,7 +248,7 @@ fn the_end_lets_streams_finish_and_ends_what_does_not() {
 
 #[test]
 fn an_idle_daemon_ends_at_once() {
-    let mut execd = Execd::start();
+    let mut execd = Execd::of(builder().env("EXECD_DRAIN_TIMEOUT", "1h"));
     execd.run("true");
     let begun = Instant::now();
     assert_eq!(execd.daemon.stop().code(), Some(0));

@@ -29,14 +29,6 @@ impl<E> Counted<E> {
             account,
         }
     }
-
-    /// Enters an export of `items`. The SDK is told that all is well: it would only print, without
-    /// a limit, what the account has counted and said already.
-    fn settle(&self, items: usize) -> OTelSdkResult {
-        self.account
-            .settle(items as u64, self.delivery.take_outcome());
-        Ok(())
-    }
 }
 
 impl<E> fmt::Debug for Counted<E> {
@@ -50,7 +42,9 @@ impl PushMetricExporter for Counted<opentelemetry_otlp::MetricExporter> {
         let points = data_points(metrics);
         self.account.offer(points as u64);
         let _ = self.exporter.export(metrics).await;
-        self.settle(points)
+        self.delivery.settle(&self.account, points);
+        // The SDK would only print, without a limit, what the account has counted and said already.
+        Ok(())
     }
 
     fn force_flush(&self) -> OTelSdkResult {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::watch::Watch;
 
 /// How long the client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a waiting server looks whether it was stopped.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -56,6 +56,7 @@ impl Request {
 #[derive(Default)]
 struct State {
     replies: VecDeque<Reply>,
+    otherwise: Option<Reply>,
     requests: Vec<Request>,
 }
 
@@ -67,7 +68,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens on a port of 127.0.0.1. Requests beyond the script are answered 200.
+    /// Listens on a port of 127.0.0.1. Requests beyond the script are answered 200, unless
+    /// [`otherwise`](Self::otherwise) says so.
     ///
     /// # Panics
     ///
@@ -94,6 +96,11 @@ impl Endpoint {
     /// The next requests meet these replies, in order.
     pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state.update(|state| state.replies.extend(replies));
+    }
+
+    /// Requests beyond the script meet this reply.
+    pub fn otherwise(&self, reply: Reply) {
+        self.state.update(|state| state.otherwise = Some(reply));
     }
 
     /// Every request so far.
@@ -142,7 +149,7 @@ fn serve(stream: TcpStream, state: &Watch<State>, stopped: &AtomicBool) -> io::R
         let request = read(&mut reader)?;
         let reply = state.update(|state| {
             state.requests.push(request);
-            state.replies.pop_front()
+            state.replies.pop_front().or(state.otherwise.clone())
         });
         match reply.unwrap_or_else(|| Reply::status(200)) {
             Reply::Status(status, headers, body) => {

@@ -12,6 +12,7 @@ pub mod egress;
 pub mod http;
 pub mod netns;
 pub mod otlp;
+pub mod sdk;
 pub mod tls;
 pub mod tools;
 pub mod websocket;
