@@ -94,7 +94,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
-    prepare: |_| Ok(()),
+    prepare: None,
     check: |values, warnings| {
         drop(telemetry::Config::read(
             Component::Ingress,
