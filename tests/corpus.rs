@@ -7,6 +7,8 @@ use std::path::Path;
 mod dns_answer;
 #[path = "../fuzz/checks/dns_query.rs"]
 mod dns_query;
+#[path = "../fuzz/checks/kube_object.rs"]
+mod kube_object;
 #[path = "../fuzz/checks/policy.rs"]
 mod policy;
 
@@ -46,4 +48,9 @@ fn dns_answer() {
 #[test]
 fn dns_query() {
     over_seeds("dns_query", dns_query::check);
+}
+
+#[test]
+fn kube_object() {
+    over_seeds("kube_object", kube_object::check);
 }

@@ -9,12 +9,14 @@ pub mod daemon;
 pub mod dns;
 pub mod egress;
 pub mod http;
+pub mod kube;
 pub mod netns;
 pub mod otlp;
 pub mod tls;
 pub mod tools;
 
 mod io;
+mod port;
 mod watch;
 
 pub use daemon::Daemon;
