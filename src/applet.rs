@@ -7,6 +7,8 @@
 
 mod command;
 mod egress;
+mod execd;
+mod ingress;
 mod supervisor;
 
 use std::ffi::{OsStr, OsString};
@@ -25,7 +27,13 @@ pub use command::{command, program};
 pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
-pub const APPLETS: &[Applet] = &[egress::APPLET, supervisor::APPLET, generate::APPLET];
+pub const APPLETS: &[Applet] = &[
+    execd::APPLET,
+    egress::APPLET,
+    ingress::APPLET,
+    supervisor::APPLET,
+    generate::APPLET,
+];
 
 /// One of the programs in this binary.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +54,8 @@ pub struct Applet {
     pub exits: Exits,
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
+    /// What must happen before anything is said or started, with the process still single-threaded.
+    pub prepare: Option<fn(&Values) -> Result<(), Fatal>>,
     /// Reads the whole configuration for its errors and warnings only.
     pub check: fn(&Values, &mut Vec<Warning>) -> Result<(), config::Error>,
     /// Does the work. A [`Fatal`] is printed; what the applet has reported itself is an [`Exit`].
@@ -219,6 +229,9 @@ impl Process<'_> {
         if line.print_config {
             return self.print_config(applet, &values);
         }
+        if let Some(prepare) = applet.prepare {
+            prepare(&values)?;
+        }
         if let Some(title) = applet.banner
             && values.switch(BANNER, &mut Vec::new())
         {
@@ -301,6 +314,11 @@ pub fn main() -> ExitCode {
     process.run(APPLETS).into()
 }
 
+/// Every variable of the process, for a daemon whose children get them.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
 /// The applet a program of this file name is: the one with the longest name that ends it, after
 /// the start or a character that is no letter or digit (`egress`, `opensandbox-egress`).
 fn by_file_name<'a>(path: &OsStr, applets: &'a [Applet]) -> Option<&'a Applet> {
@@ -350,6 +368,7 @@ mod tests {
                 signals: &[],
                 examples: &[],
             },
+            prepare: None,
             check: |_, _| Ok(()),
             run: |_| Ok(Exit::Success),
         }
@@ -436,7 +455,18 @@ mod tests {
             let tables: Vec<_> = applet.settings.iter().map(|group| group.settings).collect();
             let values = Values::resolve(&tables, &sources).unwrap();
             let mut warnings = Vec::new();
-            (applet.check)(&values, &mut warnings).unwrap();
+            let checked = (applet.check)(&values, &mut warnings);
+            match applet.name {
+                // A gateway to nothing is a mistake.
+                "ingress" => {
+                    let error = checked.unwrap_err().to_string();
+                    assert!(
+                        error.contains("no configuration has been provided"),
+                        "{error}"
+                    );
+                }
+                _ => checked.unwrap(),
+            }
             assert_eq!(warnings, [], "{}", applet.name);
         }
     }

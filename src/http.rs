@@ -1,7 +1,8 @@
 //! HTTP for every applet: hyper's protocol code on smol's sockets.
 //!
 //! Owns the server, the router, the client with its connector and TLS, bodies and their limits,
-//! error answers and the token check. Never knows a route, a policy or an instrument: an applet
+//! error answers and the token check; and the parts of a proxy: what changes in the heads it passes
+//! on, connections to backends, tunnels; and WebSockets. Never knows a route, a policy or an instrument: an applet
 //! passes handlers in and is told what happened through [`server::Observer`].
 
 pub mod auth;
@@ -9,13 +10,18 @@ pub mod body;
 pub mod client;
 pub mod connect;
 pub mod error;
+pub mod forward;
 pub mod io;
 pub mod json;
 pub mod listen;
+pub mod pool;
 pub mod resolve;
 pub mod router;
 pub mod server;
 pub mod tls;
+pub mod tunnel;
+pub mod upstream;
+pub mod websocket;
 
 pub use body::Body;
 

@@ -82,9 +82,13 @@ fn the_policy_and_the_codecs_are_pure() {
         [
             "egress/policy",
             "egress/dns/wire",
+            "execd/frames",
             "execd/lines",
             "execd/text",
             "execd/ring",
+            "ingress/access",
+            "ingress/forwarded",
+            "ingress/route",
             "ingress/provider/index",
             "ingress/provider/resource",
             "ingress/provider/batchsandbox",

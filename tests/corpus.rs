@@ -7,6 +7,10 @@ use std::path::Path;
 mod dns_answer;
 #[path = "../fuzz/checks/dns_query.rs"]
 mod dns_query;
+#[path = "../fuzz/checks/ingress_keys.rs"]
+mod ingress_keys;
+#[path = "../fuzz/checks/ingress_route.rs"]
+mod ingress_route;
 #[path = "../fuzz/checks/kube_object.rs"]
 mod kube_object;
 #[path = "../fuzz/checks/policy.rs"]
@@ -48,6 +52,16 @@ fn dns_answer() {
 #[test]
 fn dns_query() {
     over_seeds("dns_query", dns_query::check);
+}
+
+#[test]
+fn ingress_keys() {
+    over_seeds("ingress_keys", ingress_keys::check);
+}
+
+#[test]
+fn ingress_route() {
+    over_seeds("ingress_route", ingress_route::check);
 }
 
 #[test]

@@ -74,6 +74,38 @@ pub fn duration_text(duration: Duration) -> String {
     text
 }
 
+/// A whole number as Go's flags read it: a sign, `0x`, `0o`, `0b` or a leading zero for a base
+/// other than ten, and single underscores between digits.
+#[must_use]
+pub fn integer(text: &str) -> Option<i64> {
+    let (negative, digits) = match text.as_bytes().first()? {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let prefix = digits.get(..2).unwrap_or_default().to_ascii_lowercase();
+    let (radix, digits) = match prefix.as_str() {
+        "0x" => (16, &digits[2..]),
+        "0o" => (8, &digits[2..]),
+        "0b" => (2, &digits[2..]),
+        _ if digits.len() > 1 && digits.starts_with('0') => (8, &digits[1..]),
+        _ => (10, digits),
+    };
+    // Behind a base, an underscore may come first as well.
+    let groups = if radix == 10 {
+        digits
+    } else {
+        digits.strip_prefix('_').unwrap_or(digits)
+    };
+    let plain = groups.replace('_', "");
+    let separated = groups.split('_').all(|group| !group.is_empty());
+    if !separated || !plain.bytes().all(|octet| char::from(octet).is_digit(radix)) {
+        return None;
+    }
+    let sign = if negative { "-" } else { "" };
+    i64::from_str_radix(&format!("{sign}{plain}"), radix).ok()
+}
+
 /// Nanoseconds in one of Go's units.
 fn nanoseconds(unit: &str) -> Option<u64> {
     Some(match unit {
@@ -112,6 +144,44 @@ fn scaled(number: &str, unit: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_follow_go() {
+        for (text, expected) in [
+            ("28888", Some(28888)),
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("+7", Some(7)),
+            ("0x70d8", Some(28888)),
+            ("0X70D8", Some(28888)),
+            ("0x_70_d8", Some(28888)),
+            ("0o17", Some(15)),
+            ("0b101", Some(5)),
+            ("017", Some(15)),
+            ("0_17", Some(15)),
+            ("1_000", Some(1000)),
+            ("00", Some(0)),
+            ("0_", None),
+            ("0x70_", None),
+            ("-0x8000000000000000", Some(i64::MIN)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("1__0", None),
+            ("1_", None),
+            ("_1", None),
+            ("0x", None),
+            ("0x+1", None),
+            ("--1", None),
+            ("08", None),
+            ("1.0", None),
+            ("", None),
+            ("-", None),
+            ("1e3", None),
+            (" 1", None),
+        ] {
+            assert_eq!(integer(text), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn durations_follow_go() {

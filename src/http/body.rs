@@ -14,7 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 
-use super::BoxError;
+use super::{BoxError, forward};
 
 /// Why a body ended before its end.
 #[derive(Debug, thiserror::Error)]
@@ -114,19 +114,24 @@ impl Body {
         })
     }
 
-    /// A body from the network, held to `bounds`. `release` is called once: at its end with
-    /// nothing, or with what is left unread when the body is dropped or breaks its bounds.
-    pub(super) fn received(
-        incoming: Incoming,
-        bounds: Bounds,
-        release: impl FnOnce(Option<Incoming>) + Send + Sync + 'static,
-    ) -> Self {
+    /// The same body of any size that takes as long as it takes, to be passed on to somebody who
+    /// bounds it.
+    #[must_use]
+    pub fn unbounded(mut self) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            (received.left, received.bounds) = (Bounds::NONE.size, Bounds::NONE);
+        }
+        self
+    }
+
+    /// A body from the network, held to `bounds`, on behalf of `owner`.
+    pub(super) fn received(incoming: Incoming, bounds: Bounds, mut owner: impl Owner) -> Self {
         if incoming.is_end_stream() {
-            release(None);
+            owner.release(None);
             return Self::empty();
         }
         Self(Kind::Received(Box::new(Received {
-            state: Some((incoming, Box::new(release))),
+            state: Some((incoming, Box::new(owner))),
             left: bounds.size,
             bounds,
             alarm: None,
@@ -223,17 +228,38 @@ impl http_body::Body for Body {
 pub(super) struct Bounds {
     /// The most bytes of data.
     pub size: u64,
-    /// The longest wait for the next piece.
+    /// The longest wait for the next piece; `Duration::MAX` for any.
     pub silence: Duration,
     /// When the last piece must have arrived.
     pub deadline: Option<Instant>,
 }
 
-type Release = Box<dyn FnOnce(Option<Incoming>) + Send + Sync>;
+impl Bounds {
+    /// A body of any size that takes as long as it takes: it goes to somebody who bounds it.
+    pub const NONE: Self = Self {
+        size: u64::MAX,
+        silence: Duration::MAX,
+        deadline: None,
+    };
+
+    fn are_timed(&self) -> bool {
+        self.silence != Duration::MAX || self.deadline.is_some()
+    }
+}
+
+/// Whoever the connection of a received body belongs to.
+pub(super) trait Owner: Send + Sync + 'static {
+    /// So many bytes of the body were read.
+    fn read(&self, _bytes: u64) {}
+
+    /// Called once: at the end of the body with nothing, or with what is left unread when the body
+    /// is dropped or breaks its bounds.
+    fn release(&mut self, unread: Option<Incoming>);
+}
 
 struct Received {
     /// Gone once the body has ended or failed.
-    state: Option<(Incoming, Release)>,
+    state: Option<(Incoming, Box<dyn Owner>)>,
     left: u64,
     bounds: Bounds,
     /// Armed while waiting for a piece; a body that is already there needs no timer.
@@ -246,11 +272,14 @@ impl Received {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let Some((incoming, _)) = &mut self.state else {
+        let Some((incoming, owner)) = &mut self.state else {
             return Poll::Ready(None);
         };
         let Poll::Ready(frame) = Pin::new(incoming).poll_frame(context) else {
             let bounds = self.bounds;
+            if !bounds.are_timed() {
+                return Poll::Pending;
+            }
             let alarm = self.alarm.get_or_insert_with(|| {
                 let silent = Instant::now().checked_add(bounds.silence);
                 let next = silent.into_iter().chain(bounds.deadline).min();
@@ -262,8 +291,12 @@ impl Received {
         };
         self.alarm = None;
         let result = frame.map(|frame| {
-            let frame = frame?;
+            let mut frame = frame?;
+            if let Some(trailers) = frame.trailers_mut() {
+                forward::strip_trailers(trailers);
+            }
             let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+            owner.read(length);
             let left = self.left.checked_sub(length);
             self.left = left.ok_or(Error::TooLarge {
                 limit: self.bounds.size,
@@ -283,8 +316,8 @@ impl Received {
     }
 
     fn release(&mut self, ended: bool) {
-        if let Some((incoming, release)) = self.state.take() {
-            release((!ended).then_some(incoming));
+        if let Some((incoming, mut owner)) = self.state.take() {
+            owner.release((!ended).then_some(incoming));
         }
     }
 }

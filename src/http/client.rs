@@ -3,8 +3,7 @@
 //! Owns reuse, deadlines and limits of requests we make ourselves. Redirects are answers like any
 //! other and are not followed; no environment variable is read.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ::http::header::HOST;
@@ -18,6 +17,7 @@ use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
 use super::connect::{self, Connector};
+use super::pool::{self, Destination, Lent, Pool};
 use super::{Body, Request, Response};
 use crate::runtime::Spawner;
 
@@ -33,8 +33,8 @@ pub const RESPONSE_HEADER_BYTES: usize = 64 * 1024;
 /// The most unused connections kept for one origin.
 pub const MAX_IDLE: usize = 8;
 
-/// The most origins of which unused connections are kept.
-pub const MAX_ORIGINS: usize = 64;
+/// The most unused connections kept in all.
+pub const MAX_IDLE_IN_ALL: usize = 512;
 
 /// How long an unused connection is kept; less than the time after which servers close theirs.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
@@ -42,6 +42,12 @@ pub const IDLE_TIME: Duration = Duration::from_secs(50);
 /// How long a kept connection may take to become ready, which it is unless its last request is
 /// still being written.
 const READY_TIME: Duration = Duration::from_millis(100);
+
+const POOL: pool::Bounds = pool::Bounds {
+    each: MAX_IDLE,
+    all: MAX_IDLE_IN_ALL,
+    time: IDLE_TIME,
+};
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +93,7 @@ pub struct Client {
     connector: Connector,
     spawner: Spawner,
     limits: Limits,
-    pool: Arc<Pool>,
+    pool: Arc<Pool<Origin>>,
 }
 
 impl Client {
@@ -98,7 +104,7 @@ impl Client {
             connector,
             spawner,
             limits,
-            pool: Arc::default(),
+            pool: Arc::new(Pool::new(POOL)),
         }
     }
 
@@ -195,14 +201,11 @@ impl Client {
             silence: self.limits.time,
             deadline,
         };
-        let pool = self.pool.clone();
-        response.map(|incoming| {
-            Body::received(incoming, bounds, move |unread| {
-                if unread.is_none() {
-                    pool.put(origin, connection);
-                }
-            })
-        })
+        let lent = Lent {
+            pool: self.pool.clone(),
+            connection: Some((origin, connection)),
+        };
+        response.map(|incoming| Body::received(incoming, bounds, lent))
     }
 }
 
@@ -212,6 +215,8 @@ struct Origin {
     scheme: Scheme,
     authority: Authority,
 }
+
+impl Destination for Origin {}
 
 impl Origin {
     fn of(target: &Uri) -> Option<Self> {
@@ -235,40 +240,6 @@ fn to_origin_form(request: &mut Request, origin: &Origin) {
     let path = request.uri().path_and_query().cloned();
     *request.uri_mut() = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     *request.version_mut() = Version::HTTP_11;
-}
-
-/// The unused connections. Those past their time are closed when the pool is next used.
-#[derive(Debug, Default)]
-struct Pool(Mutex<HashMap<Origin, Vec<Idle>>>);
-
-#[derive(Debug)]
-struct Idle {
-    connection: SendRequest<Body>,
-    since: Instant,
-}
-
-impl Pool {
-    /// The connection used last, which is the least likely to have been closed.
-    fn take(&self, origin: &Origin) -> Option<SendRequest<Body>> {
-        let mut origins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        origins.retain(|_, idle| {
-            idle.retain(|idle| idle.since.elapsed() < IDLE_TIME && !idle.connection.is_closed());
-            !idle.is_empty()
-        });
-        Some(origins.get_mut(origin)?.pop()?.connection)
-    }
-
-    fn put(&self, origin: Origin, connection: SendRequest<Body>) {
-        let mut origins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if origins.len() >= MAX_ORIGINS && !origins.contains_key(&origin) {
-            return;
-        }
-        let idle = origins.entry(origin).or_default();
-        if idle.len() < MAX_IDLE {
-            let since = Instant::now();
-            idle.push(Idle { connection, since });
-        }
-    }
 }
 
 #[cfg(test)]

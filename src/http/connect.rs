@@ -3,6 +3,7 @@
 //! Owns the order of attempts and their deadline. It asks only the resolver it was given, and never
 //! a proxy from the environment.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -166,6 +167,24 @@ impl Connector {
                     cause,
                 })
         };
+        self.in_time(host, connecting).await
+    }
+
+    /// Connects in the clear to `host`, a name or an address without brackets.
+    ///
+    /// # Errors
+    ///
+    /// There is no connection; the error names what failed.
+    pub async fn reach(&self, host: &str, port: u16) -> Result<Stream, Error> {
+        let connecting = async { self.tcp(host, port).await.map(Stream::Tcp) };
+        self.in_time(host, connecting).await
+    }
+
+    async fn in_time(
+        &self,
+        host: &str,
+        connecting: impl Future<Output = Result<Stream, Error>>,
+    ) -> Result<Stream, Error> {
         let late = async {
             Timer::after(self.time).await;
             Err(Error::TimedOut {

@@ -1,11 +1,13 @@
-//! Listen addresses as operators write them, and the sockets made from them.
+//! Listen addresses as operators write them, and the sockets made from them or handed down.
 //!
-//! Owns the Go-style syntax (`:18080`, `host:port`, `[::1]:8080`) and what an empty host means.
-//! Never accepts.
+//! Owns the Go-style syntax (`:18080`, `host:port`, `[::1]:8080`), what an empty host means, and
+//! socket activation. Never accepts.
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZeroUsize;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -17,6 +19,12 @@ pub const BACKLOG: i32 = 1024;
 
 /// How often an idle connection is probed, so that a peer that vanished is noticed.
 pub const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// Where inherited descriptors begin.
+const FIRST_INHERITED: RawFd = 3;
+
+/// The most inherited sockets that are looked at.
+pub const MAX_INHERITED: i32 = 16;
 
 /// The text is no listen address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,20 +110,47 @@ impl Listen {
     /// # Errors
     ///
     /// The name is unknown, or the system refuses the address.
-    pub fn bind(&self) -> Result<std::net::TcpListener, Refused> {
-        self.socket().map_err(|cause| Refused {
-            address: self.to_string(),
-            cause,
-        })
+    pub fn bind(&self) -> Result<TcpListener, Refused> {
+        let socket = self.first(|address| listening(bound(address, false)?));
+        socket.map_err(|cause| self.refused(cause))
     }
 
-    fn socket(&self) -> io::Result<std::net::TcpListener> {
+    /// Binds `count` sockets to the same address, among which the kernel spreads the connections
+    /// (`SO_REUSEPORT`): one for each thread that accepts. That no other process has the address is
+    /// made sure of first, because such sockets would share with it silently.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_shared(&self, count: NonZeroUsize) -> Result<Vec<TcpListener>, Refused> {
+        let all = || -> io::Result<Vec<TcpListener>> {
+            let address = self.first(|address| {
+                let alone = bound(address, false)?.local_addr()?;
+                alone
+                    .as_socket()
+                    .ok_or_else(|| io::ErrorKind::Unsupported.into())
+            })?;
+            let each = (0..count.get()).map(|_| listening(bound(address, true)?));
+            each.collect()
+        };
+        all().map_err(|cause| self.refused(cause))
+    }
+
+    fn refused(&self, cause: io::Error) -> Refused {
+        Refused {
+            address: self.to_string(),
+            cause,
+        }
+    }
+
+    /// Does `bind` with the address meant.
+    fn first<T>(&self, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
         if self.host.is_empty() {
-            let both = listening(SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port)));
+            let both = bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.port)));
             return match both {
                 // A host without IPv6.
                 Err(error) if lacks_ipv6(&error) => {
-                    listening(SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port)))
+                    bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, self.port)))
                 }
                 result => result,
             };
@@ -125,8 +160,47 @@ impl Listen {
         let first = found
             .first()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))?;
-        listening(*first)
+        bind(*first)
     }
+}
+
+/// The sockets systemd or another service manager listens on for this process (`LISTEN_FDS`), as
+/// `environment` tells. Nothing is taken that is no listening TCP socket.
+///
+/// # Errors
+///
+/// What was announced is not there, or is something else.
+pub fn inherited(
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<TcpListener>, Refused> {
+    let refused = |number: i32, cause| Refused {
+        address: format!("the inherited descriptor {number}"),
+        cause,
+    };
+    let ours = std::process::id().to_string();
+    if environment("LISTEN_PID").is_none_or(|pid| pid != ours) {
+        return Ok(Vec::new());
+    }
+    let count = environment("LISTEN_FDS").and_then(|count| count.parse::<i32>().ok());
+    let count = count.unwrap_or(0).clamp(0, MAX_INHERITED);
+    (FIRST_INHERITED..FIRST_INHERITED + count)
+        .map(|number| adopt(number).map_err(|cause| refused(number, cause)))
+        .collect()
+}
+
+fn adopt(number: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: the descriptor is borrowed for a duplication only, which fails if it is not open.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    let socket = Socket::from(rustix::io::fcntl_dupfd_cloexec(inherited, FIRST_INHERITED)?);
+    // The original must not reach the processes we may start.
+    rustix::io::fcntl_setfd(inherited, rustix::io::FdFlags::CLOEXEC)?;
+    let is_tcp = socket.domain()? != Domain::UNIX && socket.r#type()? == Type::STREAM;
+    if !is_tcp || !socket.is_listener()? {
+        let what = "it is no listening TCP socket";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    prepare(&socket)?;
+    Ok(socket.into())
 }
 
 fn lacks_ipv6(error: &io::Error) -> bool {
@@ -134,7 +208,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
         || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
-fn listening(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -145,14 +219,23 @@ fn listening(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
-    // Linux hands both of these down to the accepted sockets.
+    socket.set_reuse_port(shared)?;
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Linux hands both of these down to the accepted sockets.
+fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    SockRef::from(&socket).set_tcp_keepalive(
+    SockRef::from(socket).set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(KEEPALIVE)
             .with_interval(KEEPALIVE),
-    )?;
-    socket.bind(&address.into())?;
+    )
+}
+
+fn listening(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -206,6 +289,31 @@ mod tests {
             let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, address.port()));
             std::net::TcpStream::connect(v6).unwrap();
         }
+    }
+
+    #[test]
+    fn several_sockets_share_an_address_that_nobody_else_has() {
+        let two = NonZeroUsize::new(2).unwrap();
+        let listen = Listen::from_str("127.0.0.1:0").unwrap();
+        let shared = listen.bind_shared(two).unwrap();
+        let addresses: Vec<_> = shared.iter().map(|one| one.local_addr().unwrap()).collect();
+        assert_eq!(addresses[0], addresses[1]);
+        let taken = Listen::from(addresses[0]);
+        assert_eq!(
+            taken.bind_shared(two).unwrap_err().cause.kind(),
+            io::ErrorKind::AddrInUse
+        );
+    }
+
+    #[test]
+    fn only_what_is_meant_for_this_process_is_inherited() {
+        let none = inherited(|name| (name == "LISTEN_FDS").then(|| "1".to_owned()));
+        assert!(none.unwrap().is_empty());
+        let others = inherited(|name| match name {
+            "LISTEN_PID" => Some("1".to_owned()),
+            _ => Some("1".to_owned()),
+        });
+        assert!(others.unwrap().is_empty());
     }
 
     #[test]

@@ -9,11 +9,13 @@ mod exchange;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::Extensions;
 use ::http::request::Parts;
 use smol::channel::Sender;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
@@ -58,6 +60,13 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 
 /// The most requests under way at once on one HTTP/2 connection.
 pub const MAX_STREAMS: u32 = 128;
+
+/// The most streams a client may have reset before they were looked at, on one HTTP/2 connection;
+/// more end the connection.
+pub const MAX_PENDING_RESETS: usize = 20;
+
+/// The most streams of one HTTP/2 connection that may be reset for errors of the client.
+pub const MAX_ERROR_RESETS: usize = 1024;
 
 /// What a response body may have buffered unsent on one HTTP/2 stream, in bytes.
 pub const STREAM_SEND_BYTES: usize = 64 * 1024;
@@ -140,6 +149,10 @@ pub trait Observer: Send + Sync + 'static {
     /// A request has begun.
     fn begin(&self, head: &Parts, peer: &Peer) -> Self::Span;
 
+    /// May put something of the span among the extensions of its request, where the handler finds
+    /// it.
+    fn share(&self, _span: &Self::Span, _extensions: &mut Extensions) {}
+
     /// The last byte of the response was handed over, or the exchange was abandoned. Called
     /// exactly once for each [`begin`](Self::begin).
     fn end(&self, span: Self::Span, access: Access);
@@ -168,6 +181,7 @@ impl Observer for Unobserved {
 pub struct Server {
     listeners: Vec<Listener>,
     limits: Limits,
+    slots: Arc<Semaphore>,
 }
 
 impl Server {
@@ -178,17 +192,72 @@ impl Server {
     ///
     /// One of the addresses cannot be had. None is kept then.
     pub fn bind(addresses: &[Listen], limits: Limits) -> Result<Self, Refused> {
-        let listeners = addresses
-            .iter()
-            .map(|address| {
-                let tcp = Async::new(address.bind()?).map_err(|cause| Refused {
+        let listeners = addresses.iter().map(|address| {
+            let listener = address.bind()?;
+            Listener::tcp(listener).map_err(|cause| Refused {
+                address: address.to_string(),
+                cause,
+            })
+        });
+        Ok(Self {
+            listeners: listeners.collect::<Result<_, _>>()?,
+            slots: Arc::new(Semaphore::new(limits.connections)),
+            limits,
+        })
+    }
+
+    /// Listens on every address with `count` servers, for as many threads that each serve
+    /// connections of their own. The limit on connections holds for all of them together.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_each(
+        addresses: &[Listen],
+        limits: &Limits,
+        count: NonZeroUsize,
+    ) -> Result<Vec<Self>, Refused> {
+        let mut servers = Self::none(limits, count);
+        for address in addresses {
+            for (server, listener) in servers.iter_mut().zip(address.bind_shared(count)?) {
+                let listener = Listener::tcp(listener).map_err(|cause| Refused {
                     address: address.to_string(),
                     cause,
                 })?;
-                Ok(Listener::Tcp(tcp))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { listeners, limits })
+                server.listeners.push(listener);
+            }
+        }
+        Ok(servers)
+    }
+
+    /// Listens on sockets that are bound already, with `count` servers as
+    /// [`bind_each`](Self::bind_each) does.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a duplicate of a descriptor.
+    pub fn adopt_each(
+        sockets: &[TcpListener],
+        limits: &Limits,
+        count: NonZeroUsize,
+    ) -> io::Result<Vec<Self>> {
+        let mut servers = Self::none(limits, count);
+        for server in &mut servers {
+            for socket in sockets {
+                server.listeners.push(Listener::tcp(socket.try_clone()?)?);
+            }
+        }
+        Ok(servers)
+    }
+
+    fn none(limits: &Limits, count: NonZeroUsize) -> Vec<Self> {
+        let slots = Arc::new(Semaphore::new(limits.connections));
+        let server = |_| Self {
+            listeners: Vec::new(),
+            limits: limits.clone(),
+            slots: slots.clone(),
+        };
+        (0..count.get()).map(server).collect()
     }
 
     /// Listens on a Unix socket as well. A socket file nobody listens on is replaced.
@@ -237,7 +306,7 @@ impl Server {
         let shared = Arc::new(Shared {
             handler,
             observer,
-            slots: Arc::new(Semaphore::new(self.limits.connections)),
+            slots: self.slots,
             limits: self.limits,
             exec: Exec(spawner.clone()),
             shutdown: shutdown.clone(),
@@ -271,6 +340,7 @@ struct Shared<H, O> {
 }
 
 /// A place among the connections a server may have open, given back when dropped.
+#[derive(Debug)]
 struct Slot {
     running: Sender<DrainCut>,
     _permit: SemaphoreGuardArc,
@@ -295,16 +365,28 @@ impl Drop for Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+    fn tcp(listener: TcpListener) -> io::Result<Self> {
+        Async::new(listener).map(Self::Tcp)
+    }
+
+    /// Takes a connection, if one is waiting.
+    fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::Tcp(address)))
+                let (stream, address) = listener.get_ref().accept()?;
+                Ok((Stream::Tcp(Async::new(stream)?), Peer::Tcp(address)))
             }
             Self::Unix { socket, .. } => {
-                let (stream, _) = socket.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                let (stream, _) = socket.get_ref().accept()?;
+                Ok((Stream::Unix(Async::new(stream)?), Peer::Unix))
             }
+        }
+    }
+
+    async fn wait(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => listener.readable().await,
+            Self::Unix { socket, .. } => socket.readable().await,
         }
     }
 
@@ -316,7 +398,17 @@ impl Listener {
         let mut pause = ACCEPT_PAUSE.0;
         loop {
             let permit = shared.slots.acquire_arc().await;
-            match self.accept().await {
+            let accepted = self.accept();
+            if let Err(error) = &accepted
+                && error.kind() == io::ErrorKind::WouldBlock
+            {
+                // The place is free for other listeners until there is somebody to take it.
+                drop(permit);
+                // Should waiting fail, accepting will say why.
+                let _ = self.wait().await;
+                continue;
+            }
+            match accepted {
                 Ok((stream, peer)) => {
                     pause = ACCEPT_PAUSE.0;
                     let slot = Slot {

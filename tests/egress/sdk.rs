@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use support::sdk;
+
 use crate::scene::{API, Scene};
 
 const TOKEN: &str = "s3cret";
@@ -10,9 +12,7 @@ const TOKEN: &str = "s3cret";
 #[test]
 fn the_official_sdk_changes_the_policy() {
     let Some(scene) = Scene::new() else { return };
-    let Some(python) = support::tools::python() else {
-        return;
-    };
+    let Some(python) = sdk::python() else { return };
     scene.resolve_everything();
     let mut egress = scene
         .egress("")
@@ -31,8 +31,8 @@ fn the_official_sdk_changes_the_policy() {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{errors}");
-    let pinned = include_str!("requirements.txt").lines().last().unwrap();
-    assert_eq!(said.trim_end(), pinned.replace("==", " "));
+    let version = sdk::pinned(include_str!("../sdks/requirements.txt"), "opensandbox");
+    assert_eq!(said.trim_end(), format!("opensandbox {version}"));
     // What it changed is in force.
     assert_eq!(scene.ask("files.pypi.test"), Some(0));
     assert_eq!(scene.ask("evil.test"), Some(3));

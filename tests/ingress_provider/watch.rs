@@ -242,7 +242,7 @@ fn a_bookmark_saves_listing_again() {
 
 #[test]
 fn the_official_python_client_lists_and_watches_the_stand_in() {
-    let Some(python) = support::tools::python() else {
+    let Some(python) = support::sdk::python() else {
         return;
     };
     let cluster = cluster();

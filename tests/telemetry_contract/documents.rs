@@ -17,9 +17,9 @@ use opensandbox::telemetry::env::{SETTINGS, component_settings};
 use opensandbox::telemetry::instrument::{Instrument, Kind};
 use opensandbox::telemetry::prometheus::name_of;
 use opensandbox::telemetry::trace_context::TraceContext;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::events::line;
+use crate::events::{ingress, line};
 use crate::registry::SCOPES;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/telemetry.md");
@@ -88,8 +88,12 @@ fn boundaries() -> String {
 /// One event as the log writes it, at a fixed time.
 fn example(act: impl FnOnce(&Observer)) -> String {
     let mut line = line(act);
-    line["ts"] = json!("2026-11-20T23:51:47.822Z");
     line["sandbox_id"] = json!("sb-abc");
+    shown(line)
+}
+
+fn shown(mut line: Map<String, Value>) -> String {
+    line["ts"] = json!("2026-11-20T23:51:47.822Z");
     // Not every operator has extra attributes.
     line.shift_remove("team");
     format!("```json\n{}\n```\n", Value::Object(line))
@@ -142,6 +146,9 @@ fn egress_event(name: &str) -> String {
 /// What stands between the markers of `section`.
 fn content(section: &str) -> String {
     let component = |component| settings(component_settings(component));
+    if section == "event ingress.access" {
+        return shown(ingress::line(ingress::proxied));
+    }
     if let Some(event) = section.strip_prefix("event ") {
         return egress_event(event);
     }
@@ -154,6 +161,7 @@ fn content(section: &str) -> String {
         "settings log" => settings(daemon::SETTINGS),
         "boundaries" => boundaries(),
         "settings egress" => component(Component::Egress),
+        "settings ingress" => component(Component::Ingress),
         other => panic!("no section {other}"),
     }
 }

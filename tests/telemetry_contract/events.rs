@@ -1,5 +1,7 @@
 //! Every event of section 9, emitted through the code that emits it: names, levels, fields in
-//! order, types.
+//! order, types. Those of ingress are in [`ingress`].
+
+pub mod ingress;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -13,25 +15,38 @@ use opensandbox::telemetry::instrument::Meter;
 use opensandbox::telemetry::log::{self, Destination, LogConfig, Threshold};
 use opensandbox::telemetry::trace_context::TraceContext;
 use serde_json::{Map, Value, json};
+use slog::Logger;
 
 /// The keys before those of an event, with the baseline of the test.
 const COMMON: [&str; 6] = ["level", "ts", "logger", "msg", "sandbox_id", "team"];
 
-/// The one line that `act` has the log write, its keys in order.
+/// The one line that `act` has the log of egress write, its keys in order.
 pub fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
+    let baseline = [("sandbox_id", "sb"), ("team", "red")];
+    logged("opensandbox.egress", &baseline, |logger| {
+        act(&Observer::new(logger, Metrics::new(&Meter::noop())));
+    })
+}
+
+/// The one line that `act` has the log called `name` write, its keys in order.
+pub fn logged(
+    name: &'static str,
+    baseline: &[(&str, &str)],
+    act: impl FnOnce(Logger),
+) -> Map<String, Value> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("log");
+    let baseline = baseline.iter();
     let (logger, guard) = log::build(&LogConfig {
-        name: "opensandbox.egress",
+        name,
         threshold: Threshold::Info,
         destinations: vec![Destination::File(file.clone())],
-        baseline: vec![
-            ("sandbox_id".to_owned(), "sb".to_owned()),
-            ("team".to_owned(), "red".to_owned()),
-        ],
+        baseline: baseline
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
     })
     .unwrap();
-    act(&Observer::new(logger, Metrics::new(&Meter::noop())));
+    act(logger);
     guard.close(Duration::from_secs(5));
     let text = std::fs::read_to_string(file).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");

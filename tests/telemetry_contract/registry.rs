@@ -5,9 +5,11 @@ use std::path::Path;
 
 use opensandbox::telemetry::instrument::Instrument;
 use opensandbox::telemetry::{process, self_metrics};
-use opensandbox::{egress, execd, supervisor};
+use opensandbox::{egress, execd, ingress, supervisor};
 
-use crate::tables::{EGRESS, EXECD, PROCESS, Row, STANDARD_DURATION, SUPERVISOR, TELEMETRY};
+use crate::tables::{
+    EGRESS, EXECD, INGRESS, PROCESS, Row, STANDARD_DURATION, SUPERVISOR, TELEMETRY,
+};
 
 /// The instruments of one scope, and the table they come from.
 pub struct Scope {
@@ -36,8 +38,13 @@ pub const SCOPES: &[Scope] = &[
             "execd.jupyter.sessions.deleted_total",
             "execd.filesystem.operations.count",
             "execd.filesystem.operations.duration",
-            STANDARD_DURATION,
         ],
+    },
+    Scope {
+        name: ingress::metrics::Metrics::SCOPE,
+        inventory: ingress::metrics::Metrics::INVENTORY,
+        table: INGRESS,
+        pending: &[],
     },
     Scope {
         name: supervisor::metrics::Metrics::SCOPE,
@@ -59,10 +66,10 @@ pub const SCOPES: &[Scope] = &[
     },
 ];
 
-/// Every row the daemon `egress` has instruments for, with their declaration.
-pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
+/// Every row the daemon whose own metrics are `own` has instruments for, with their declaration.
+pub fn rows_of(own: &'static str) -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
     let names = [
-        egress::metrics::Metrics::SCOPE,
+        own,
         process::Metrics::SCOPE,
         self_metrics::SelfMetrics::SCOPE,
     ];
@@ -76,6 +83,62 @@ pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> 
             .iter()
             .filter_map(move |row| Some((row, declared(row)?)))
     })
+}
+
+/// The closed sets of section 7 and of the table it refers to.
+#[test]
+fn the_values_of_ingress_are_closed_sets() {
+    use ingress::metrics::{
+        Decision, Direction, ProxyType, RenewResult, Resolution, UpstreamError,
+    };
+    fn values<V: Copy>(all: &[V], text: fn(V) -> &'static str) -> Vec<&'static str> {
+        all.iter().map(|value| text(*value)).collect()
+    }
+    assert_eq!(
+        values(ProxyType::ALL, ProxyType::as_str),
+        ["http", "websocket"]
+    );
+    assert_eq!(
+        values(Resolution::ALL, Resolution::as_str),
+        ["success", "not_found", "not_ready", "error"]
+    );
+    assert_eq!(
+        values(UpstreamError::ALL, UpstreamError::as_str),
+        [
+            "connect_refused",
+            "connect_timeout",
+            "dns",
+            "reset",
+            "header_timeout",
+            "body_aborted",
+            "client_closed",
+        ]
+    );
+    assert_eq!(
+        values(Decision::ALL, Decision::as_str),
+        [
+            "not_required",
+            "header_ok",
+            "signature_ok",
+            "header_mismatch",
+            "signature_required",
+            "expired",
+            "bad_signature",
+            "unknown_key",
+            "verifier_missing",
+        ]
+    );
+    assert_eq!(
+        values(RenewResult::ALL, RenewResult::as_str),
+        [
+            "published",
+            "throttled",
+            "dropped_full",
+            "dropped_shutdown",
+            "failed",
+        ]
+    );
+    assert_eq!(values(Direction::ALL, Direction::as_str), ["in", "out"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The metric tables of the telemetry contract, word for word: sections 4, 5, 6 and 8.
+//! The metric tables of the telemetry contract, word for word: sections 4 to 8.
 
 use opensandbox::telemetry::instrument::Kind::{self, *};
 
@@ -152,6 +152,93 @@ pub const EGRESS: &[Row] = &[
         .within(HTTP),
 ];
 
+/// Section 4, "routing resolution".
+const RESOLUTION: &[f64] = &[
+    0.000_001,
+    0.000_002_5,
+    0.000_005,
+    0.000_01,
+    0.000_025,
+    0.00005,
+    0.0001,
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1.,
+    2.5,
+    5.,
+];
+
+/// Section 7 with the table it refers to (contract `ingress`, section 11.4), and the request
+/// duration of section 4.
+pub const INGRESS: &[Row] = &[
+    row("ingress.http.request.count", Counter, "{request}").with(&[
+        "http.method",
+        "http.status_code",
+        "proxy_type",
+    ]),
+    row("ingress.http.request.duration", Histogram, "s")
+        .with(&["http.method", "proxy_type"])
+        .within(STREAMING_HTTP),
+    row("ingress.routing.resolutions.count", Counter, "{resolution}").with(&["result"]),
+    row("ingress.routing.resolution.duration", Histogram, "s")
+        .with(&["result"])
+        .within(RESOLUTION),
+    row("ingress.proxy.http.requests_total", Counter, "{request}"),
+    row(
+        "ingress.proxy.websocket.connections_total",
+        Counter,
+        "{connection}",
+    ),
+    row("ingress.system.cpu.usage", ObservableGauge, "%"),
+    row("ingress.system.memory.usage_bytes", ObservableGauge, "By"),
+    row("ingress.http.requests.active", UpDownCounter, "{request}").with(&["proxy_type"]),
+    row(
+        "ingress.proxy.websocket.connections.active",
+        UpDownCounter,
+        "{connection}",
+    ),
+    row("ingress.upstream.errors.count", Counter, "{error}").with(&["error.type", "proxy_type"]),
+    row("ingress.upstream.connect.duration", Histogram, "s")
+        .with(&["proxy_type"])
+        .within(SUB_MILLISECOND),
+    row(
+        "ingress.upstream.response.time_to_first_byte",
+        Histogram,
+        "s",
+    )
+    .with(&["proxy_type"])
+    .within(HTTP),
+    row(
+        "ingress.secure_access.decisions.count",
+        Counter,
+        "{decision}",
+    )
+    .with(&["result"]),
+    row("ingress.cache.objects", ObservableGauge, "{object}").with(&["provider"]),
+    row("ingress.cache.synced", ObservableGauge, "{cache}").with(&["provider"]),
+    row("ingress.cache.last_event.age", ObservableGauge, "s").with(&["provider"]),
+    row("ingress.cache.relists.count", ObservableCounter, "{relist}").with(&["provider"]),
+    row("ingress.renew_intent.events.count", Counter, "{event}").with(&["result"]),
+    row(
+        "ingress.renew_intent.queue.depth",
+        ObservableGauge,
+        "{event}",
+    ),
+    row("ingress.proxy.io.bytes", Counter, "By").with(&["direction", "proxy_type"]),
+    row(STANDARD_DURATION, Histogram, "s")
+        .with(STANDARD)
+        .within(STREAMING_HTTP),
+];
+
 /// Exists only with `OTEL_SEMCONV_STABILITY_OPT_IN` (section 4).
 pub const STANDARD_DURATION: &str = "http.server.request.duration";
 
@@ -178,7 +265,7 @@ pub const PROCESS: &[Row] = &[
 pub const SUPERVISOR: &[Row] = &[
     row("supervisor.worker.restarts_total", Counter, "{restart}").with(&["reason"]),
     row("supervisor.worker.uptime", ObservableGauge, "s"),
-    row("supervisor.worker.last_exit.code", Gauge, "1"),
+    row("supervisor.worker.last_exit.code", Gauge, "{code}"),
     row("supervisor.backoff.seconds", Histogram, "s")
         .within(&[0.1, 0.5, 1., 2., 5., 10., 30., 60., 300.]),
     row("supervisor.crashloop", Counter, "{event}"),
@@ -210,8 +297,8 @@ pub const TELEMETRY: &[Row] = &[
 /// required").
 pub const CONDITIONAL: &[&str] = &["error.type", "http.route"];
 
-/// The closed sets of section 6 and of the reasons named in section 8.
-pub const VALUES: &[(&str, &[&str])] = &[
+/// The closed sets of sections 6 and 8.
+pub const EGRESS_VALUES: &[(&str, &[&str])] = &[
     ("decision", &["allow", "deny"]),
     ("transport", &["udp", "tcp"]),
     (
@@ -221,5 +308,17 @@ pub const VALUES: &[(&str, &[&str])] = &[
         ],
     ),
     ("operation", &["apply", "learn"]),
+    ("cpu.mode", &["user", "system"]),
+];
+
+/// The closed sets of sections 5 and 8.
+pub const EXECD_VALUES: &[(&str, &[&str])] = &[
+    (
+        "operation",
+        &["run_code", "run_command", "run_in_session", "pty"],
+    ),
+    ("result", &["success", "failure"]),
+    ("direction", &["in", "out"]),
+    ("protocol", &["tcp", "udp"]),
     ("cpu.mode", &["user", "system"]),
 ];

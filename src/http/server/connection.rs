@@ -8,13 +8,13 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT, HOST};
-use ::http::{HeaderValue, Response, StatusCode, Version};
+use ::http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -26,12 +26,15 @@ use smol::future::FutureExt;
 
 use super::exchange::{Exchange, Peer, Recorded, Recorder};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_STREAMS, Observer, PING_INTERVAL,
-    STREAM_SEND_BYTES, Shared, Slot,
+    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
+    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
-use crate::http::body::Bounds;
+use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
 use crate::http::{Body, Request, error};
+
+/// The most bytes of interim responses that wait to be written when another one comes.
+const INTERIM_BYTES: usize = 16 * 1024;
 
 /// hyper's smallest read buffer.
 const READ_BUFFER_BYTES: usize = 8192;
@@ -43,11 +46,13 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     peer: Peer,
     slot: Slot,
 ) {
+    let slot = Arc::new(slot);
     let activity = Arc::new(Activity::default());
     let service = service_fn({
-        let (shared, activity) = (shared.clone(), activity.clone());
+        let (shared, activity, slot) = (shared.clone(), activity.clone(), slot.clone());
         move |request| {
-            let answer = answer(shared.clone(), activity.clone(), peer, request);
+            let exchange = Exchange::new(peer, slot.clone(), activity.clone());
+            let answer = answer(shared.clone(), activity.clone(), exchange, request);
             async move { Ok::<_, Infallible>(answer.await) }
         }
     });
@@ -103,6 +108,10 @@ fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buf_size(STREAM_SEND_BYTES)
+        // A client that opens streams only to reset them is told to go away (CVE-2023-44487).
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_local_error_reset_streams(MAX_ERROR_RESETS)
+        .enable_connect_protocol()
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_INTERVAL);
     builder
@@ -112,12 +121,16 @@ fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
 async fn answer<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
     activity: Arc<Activity>,
-    peer: Peer,
+    exchange: Exchange,
     request: Request<Incoming>,
 ) -> Response<Recorded<H, O>> {
     let (mut head, incoming) = request.into_parts();
-    let exchange = Exchange::new(peer);
-    let mut recorder = Recorder::begin(shared.clone(), activity, &head, exchange.clone());
+    let mut recorder = Recorder::begin(
+        shared.clone(),
+        activity.clone(),
+        &mut head,
+        exchange.clone(),
+    );
 
     let limits = &shared.limits;
     let refusal =
@@ -138,14 +151,13 @@ async fn answer<H: Handler, O: Observer>(
         silence: limits.body_silence,
         deadline: limits.body_time.map(|time| Instant::now() + time),
     };
-    // Who waits for `100 Continue` has sent nothing yet.
-    let lingers = !head.headers.contains_key(EXPECT);
-    let exec = shared.exec.clone();
-    let body = Body::received(incoming, bounds, move |unread| {
-        if let (true, Some(rest)) = (lingers, unread) {
-            exec.0.spawn(linger(rest)).detach();
-        }
-    });
+    let reading = Reading {
+        exchange: exchange.clone(),
+        // Who waits for `100 Continue` has sent nothing yet.
+        lingers: !head.headers.contains_key(EXPECT),
+        exec: shared.exec.clone(),
+    };
+    let body = Body::received(incoming, bounds, reading);
 
     let response = if let Some((status, message)) = refusal {
         drop(body);
@@ -158,7 +170,10 @@ async fn answer<H: Handler, O: Observer>(
     } else {
         head.extensions.insert(exchange);
         let handling = shared.handler.handle(Request::from_parts(head, body));
-        match AssertUnwindSafe(handling).catch_unwind().await {
+        let handled = AssertUnwindSafe(handling).catch_unwind().await;
+        // The response may only follow when what comes before it is written.
+        poll_fn(|context| activity.poll_informed(context)).await;
+        match handled {
             Ok(response) => response,
             // The panic itself went to the process's panic hook.
             Err(_) => {
@@ -170,6 +185,25 @@ async fn answer<H: Handler, O: Observer>(
         }
     };
     recorder.attach(response)
+}
+
+/// A request's body while it is read.
+struct Reading {
+    exchange: Exchange,
+    lingers: bool,
+    exec: Exec,
+}
+
+impl Owner for Reading {
+    fn read(&self, bytes: u64) {
+        self.exchange.add_received(bytes);
+    }
+
+    fn release(&mut self, unread: Option<Incoming>) {
+        if let (true, Some(rest)) = (self.lingers, unread) {
+            self.exec.0.spawn(linger(rest)).detach();
+        }
+    }
 }
 
 /// Reads what is left of a body nobody wants, so that the client gets to read the response.
@@ -204,6 +238,22 @@ pub(super) struct Activity {
     blocked: AtomicBool,
     /// Writes that succeeded so far.
     writes: AtomicU64,
+    /// Whether the requests are HTTP/1.0, where the end of the connection may be the end of a body.
+    http1_0: AtomicBool,
+    /// Whether the connection is to be reset, because its end would pass for that of a body.
+    is_cut: AtomicBool,
+    /// Whether there is an interim response to be written.
+    is_informing: AtomicBool,
+    interim: Mutex<Interim>,
+}
+
+/// Interim responses (1xx) on their way. hyper has no place for them on the server's side, so they
+/// are written past it: while a handler works, and everything hyper has for the client is written.
+#[derive(Debug, Default)]
+struct Interim {
+    bytes: Vec<u8>,
+    /// Wakes the handler when they are written.
+    waker: Option<Waker>,
 }
 
 impl Activity {
@@ -213,6 +263,53 @@ impl Activity {
         self.received.store(false, Ordering::Relaxed);
         self.http2
             .store(version == Version::HTTP_2, Ordering::Relaxed);
+        self.http1_0
+            .store(version < Version::HTTP_11, Ordering::Relaxed);
+    }
+
+    /// Queues an interim response, if there can be one.
+    pub(super) fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        if self.http2.load(Ordering::Relaxed) || self.http1_0.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut interim = self.interim();
+        if interim.bytes.len() > INTERIM_BYTES {
+            return;
+        }
+        let reason = status.canonical_reason().unwrap_or_default();
+        let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_str());
+        interim.bytes.extend_from_slice(line.as_bytes());
+        for (name, value) in headers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                interim.bytes.extend_from_slice(part);
+            }
+        }
+        interim.bytes.extend_from_slice(b"\r\n");
+        self.is_informing.store(true, Ordering::Release);
+    }
+
+    /// Ready when no interim response waits to be written.
+    fn poll_informed(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.is_informing.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        let mut interim = self.interim();
+        if interim.bytes.is_empty() {
+            return Poll::Ready(());
+        }
+        interim.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    fn interim(&self) -> MutexGuard<'_, Interim> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The body of a response has failed. Where its end is marked, leaving out the mark says so.
+    pub(super) fn fail(&self) {
+        if self.http1_0.load(Ordering::Relaxed) {
+            self.is_cut.store(true, Ordering::Relaxed);
+        }
     }
 
     fn phase(&self) -> Phase {
@@ -319,6 +416,23 @@ struct Watched {
 }
 
 impl Watched {
+    fn poll_inform(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut interim = self.activity.interim();
+        while !interim.bytes.is_empty() {
+            let written = Pin::new(&mut self.stream).poll_write(context, &interim.bytes);
+            let count = ready!(written)?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            interim.bytes.drain(..count);
+        }
+        self.activity.is_informing.store(false, Ordering::Release);
+        if let Some(waker) = interim.waker.take() {
+            waker.wake();
+        }
+        Poll::Ready(Ok(()))
+    }
+
     fn note(&self, written: &Poll<io::Result<usize>>) {
         if written.is_ready() {
             self.activity.writes.fetch_add(1, Ordering::Relaxed);
@@ -326,6 +440,14 @@ impl Watched {
         self.activity
             .blocked
             .store(written.is_pending(), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.activity.is_cut.load(Ordering::Relaxed) {
+            self.stream.reset_when_closed();
+        }
     }
 }
 
@@ -355,6 +477,9 @@ impl Write for Watched {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.is_informing.load(Ordering::Acquire) {
+            ready!(self.poll_inform(context))?;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -5,19 +5,19 @@
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, Entry};
 use ::http::request::Parts;
-use ::http::{Method, StatusCode};
+use ::http::{HeaderMap, Method, StatusCode};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::connection::Activity;
-use super::{Handler, Observer, Shared};
+use super::{Handler, Observer, Shared, Slot};
 use crate::http::{Body, Response, body};
 
 /// The route of a request that matched no template.
@@ -33,6 +33,9 @@ pub enum Peer {
 }
 
 /// What the server knows of a request besides its head; an extension of every request.
+///
+/// Holding one holds the connection's place among those a server may have open, and the end of
+/// [`Server::serve`](super::Server::serve) waits for it. A tunnel holds one for as long as it runs.
 #[derive(Clone, Debug)]
 pub struct Exchange(Arc<Inner>);
 
@@ -40,12 +43,45 @@ pub struct Exchange(Arc<Inner>);
 struct Inner {
     peer: Peer,
     route: OnceLock<&'static str>,
+    received: AtomicU64,
+    sent: AtomicU64,
+    activity: Arc<Activity>,
+    _slot: Arc<Slot>,
 }
 
 impl Exchange {
-    pub(super) fn new(peer: Peer) -> Self {
-        let route = OnceLock::new();
-        Self(Arc::new(Inner { peer, route }))
+    pub(super) fn new(peer: Peer, slot: Arc<Slot>, activity: Arc<Activity>) -> Self {
+        Self(Arc::new(Inner {
+            peer,
+            route: OnceLock::new(),
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            activity,
+            _slot: slot,
+        }))
+    }
+
+    /// The bytes of the request's body read so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.0.received.load(Ordering::Relaxed)
+    }
+
+    /// The bytes of the response's body handed to the connection so far.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.0.sent.load(Ordering::Relaxed)
+    }
+
+    /// Sends an interim response (1xx) before the response. Only for a handler, from within its own
+    /// future. HTTP/1.0 has no interim responses, hyper none over HTTP/2, and there is a limit to
+    /// what may wait; beyond these nothing is sent, which a client has to expect.
+    pub fn inform(&self, status: StatusCode, headers: &HeaderMap) {
+        self.0.activity.inform(status, headers);
+    }
+
+    pub(super) fn add_received(&self, bytes: u64) {
+        self.0.received.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Who sent the request.
@@ -88,10 +124,14 @@ pub struct Access {
     pub status: Option<StatusCode>,
     /// From the head of the request to the end of the response.
     pub duration: Duration,
+    /// The bytes of the request body that were read.
+    pub received: u64,
     /// The bytes of the response body handed to the connection.
     pub bytes: u64,
     /// How it ended.
     pub outcome: Outcome,
+    /// What the body of the response said when it failed; none if it did not.
+    pub failure: Option<String>,
 }
 
 /// Tells the observer about an exchange when it is dropped.
@@ -103,19 +143,20 @@ pub(super) struct Recorder<H: Handler, O: Observer> {
     started: Instant,
     method: Method,
     status: Option<StatusCode>,
-    bytes: u64,
     outcome: Outcome,
+    failure: Option<String>,
 }
 
 impl<H: Handler, O: Observer> Recorder<H, O> {
     pub(super) fn begin(
         shared: Arc<Shared<H, O>>,
         activity: Arc<Activity>,
-        head: &Parts,
+        head: &mut Parts,
         exchange: Exchange,
     ) -> Self {
         activity.begin(head.version);
         let span = shared.observer.begin(head, &exchange.peer());
+        shared.observer.share(&span, &mut head.extensions);
         Self {
             shared,
             activity,
@@ -124,8 +165,8 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
             started: Instant::now(),
             method: head.method.clone(),
             status: None,
-            bytes: 0,
             outcome: Outcome::Aborted,
+            failure: None,
         }
     }
 
@@ -139,9 +180,10 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
         self.status = Some(head.status);
         let head_only = self.method == Method::HEAD;
         if head_only
-            && let (Some(length), Entry::Vacant(entry)) =
+            && let (Some(length @ 1..), Entry::Vacant(entry)) =
                 (body.size_hint().exact(), head.headers.entry(CONTENT_LENGTH))
         {
+            // Nothing says nothing about the length: a proxied answer never has the body.
             entry.insert(length.into());
         }
         let bodiless = head.status.is_informational()
@@ -177,8 +219,10 @@ impl<H: Handler, O: Observer> Drop for Recorder<H, O> {
                 route: self.exchange.route(),
                 status: self.status,
                 duration: self.started.elapsed(),
-                bytes: self.bytes,
+                received: self.exchange.received(),
+                bytes: self.exchange.sent(),
                 outcome: self.outcome,
+                failure: self.failure.take(),
             };
             self.shared.observer.end(span, access);
         }
@@ -211,10 +255,16 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
             return Poll::Ready(Some(Err(body::Error::Producer(cause))));
         };
         match &polled {
-            Poll::Pending | Poll::Ready(Some(Err(_))) => {}
+            Poll::Pending => {}
+            Poll::Ready(Some(Err(error))) => {
+                this.recorder.failure = Some(error.to_string());
+                this.recorder.activity.fail();
+            }
             Poll::Ready(None) => this.recorder.complete(),
             Poll::Ready(Some(Ok(frame))) => {
-                this.recorder.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                let sent = &this.recorder.exchange.0.sent;
+                sent.fetch_add(length, Ordering::Relaxed);
                 if this.body.is_end_stream() {
                     this.recorder.complete();
                 }

@@ -75,6 +75,12 @@ pub(crate) fn rfc3339_nanoseconds(time: SystemTime) -> String {
     format!("{}{fraction}Z", to_the_second(time))
 }
 
+/// `time` in RFC 3339 form, UTC, with nine fractional digits.
+pub(crate) fn rfc3339_nine_digits(time: SystemTime) -> String {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}.{:09}Z", to_the_second(time), since_epoch.subsec_nanos())
+}
+
 fn to_the_second(time: SystemTime) -> String {
     let mut formatter = Formatter::default();
     let text = formatter.rfc3339(time);

@@ -1,7 +1,6 @@
 //! What users run against a daemon: `dig` and `curl`, and `dnsmasq` for it to stand before.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use crate::http::Response;
 use crate::netns::Namespace;
 
 /// How long a server may take to answer for the first time.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether all of these are installed; if not, says loudly that the test was skipped.
 #[must_use]
@@ -29,24 +28,6 @@ pub fn require_programs(programs: &[&str]) -> bool {
         None => return true,
     }
     false
-}
-
-/// A Python that has the official clients; `None` where it cannot be had, which was then said.
-///
-/// # Panics
-///
-/// The script that installs it cannot be run.
-#[must_use]
-pub fn python() -> Option<PathBuf> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/python-sdk");
-    let output = Command::new(script).output().expect("run the script");
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        crate::skipped(&format!("the Python clients cannot be installed: {why}"));
-        return None;
-    }
-    let path = String::from_utf8(output.stdout).expect("a path");
-    Some(PathBuf::from(path.trim_end()))
 }
 
 /// What `dig` printed.

@@ -1,0 +1,247 @@
+//! Ingress as it is delivered, between clients and a backend on loopback, in turns with nginx,
+//! HAProxy and a direct connection (`SPECIFICATION.md`, numbers 15 to 17 and 19).
+//!
+//! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one. nginx,
+//! HAProxy and wrk are those of the system (`scripts/setup bench`); without one of them its rows
+//! are left out, and that is said.
+
+mod backend;
+mod contenders;
+mod load;
+
+use std::time::Duration;
+
+use support::bench::{Spread, Table, interleave, measured};
+
+use self::backend::Backend;
+use self::contenders::{Contender, Installed};
+use self::load::Paced;
+
+/// How much of everything.
+struct Extent {
+    rounds: usize,
+    round: Duration,
+    body: u64,
+    streams: usize,
+    idle: usize,
+}
+
+impl Extent {
+    fn new() -> Self {
+        if measured() {
+            Self {
+                rounds: 7,
+                round: Duration::from_secs(2),
+                body: 1 << 30,
+                streams: 200,
+                idle: 10_000,
+            }
+        } else {
+            Self {
+                rounds: 1,
+                round: Duration::from_millis(100),
+                body: 1 << 20,
+                streams: 4,
+                idle: 50,
+            }
+        }
+    }
+}
+
+/// Requests a second when delays are measured: about half of what one core passes on.
+const RATE: u32 = 8_000;
+
+fn main() {
+    load::raise_limits();
+    load::stay_off_the_first_core();
+    let extent = Extent::new();
+    let backend = Backend::start();
+    let installed = Installed::new(backend.address);
+    let contenders = installed.start_all();
+    if load::wrk_is_there() {
+        requests(&extent, &contenders);
+    } else {
+        support::skipped("wrk is not installed: no numbers at full load");
+    }
+    delays(&extent, &contenders);
+    bodies(&extent, &contenders);
+    echoes(&extent, &contenders);
+    events(&extent, &contenders, &backend);
+    drop(contenders);
+    idle(&extent, &installed, &backend);
+}
+
+/// Requests per second of processor time, connections kept on both sides.
+fn requests(extent: &Extent, contenders: &[Contender]) {
+    let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
+    for contender in contenders {
+        cases.push(Box::new(move || {
+            let before = contender.processor_time();
+            let requests = load::wrk(contender, extent.round);
+            let used = contender.processor_time() - before;
+            let rate = requests / extent.round.as_secs_f64();
+            (rate, requests / used.as_secs_f64())
+        }));
+    }
+    let results = interleave(extent.rounds, &mut cases);
+    drop(cases);
+    let efficiency = |index: usize| -> Vec<f64> {
+        let rounds = results.get(index);
+        rounds.map_or_else(Vec::new, |rounds| {
+            rounds.iter().map(|(_, each)| *each).collect()
+        })
+    };
+    let ours = contenders
+        .iter()
+        .position(|one| one.name == contenders::OURS);
+    let ours = efficiency(ours.unwrap_or(usize::MAX));
+    let mut table = Table::new(&["", "requests/s", "requests/CPU s", "ingress / this"]);
+    for (index, contender) in contenders.iter().enumerate() {
+        let rate = Spread::of(results[index].iter().map(|(rate, _)| *rate));
+        if contender.is_direct() {
+            table.row(&[&contender.name, &format!("{rate:.0}"), &"-", &"-"]);
+            continue;
+        }
+        let each = Spread::of(efficiency(index));
+        let ratio = Spread::of_ratios(&ours, &efficiency(index));
+        let cells = [
+            format!("{rate:.0}"),
+            format!("{each:.0}"),
+            format!("{ratio:.2}"),
+        ];
+        table.row(&[&contender.name, &cells[0], &cells[1], &cells[2]]);
+    }
+    println!("small requests, keep-alive on both sides, access log on\n{table}");
+}
+
+/// What is added to the delay of a direct request, at a fixed rate.
+fn delays(extent: &Extent, contenders: &[Contender]) {
+    let mut cases: Vec<Box<dyn FnMut() -> Paced + '_>> = Vec::new();
+    for contender in contenders {
+        cases.push(Box::new(move || load::paced(contender, RATE, extent.round)));
+    }
+    let results = interleave(extent.rounds, &mut cases);
+    drop(cases);
+    let direct = &results[0];
+    let mut table = Table::new(&["", "p50 us", "p99 us", "added p50 us", "added p99 us"]);
+    for (contender, rounds) in contenders.iter().zip(&results) {
+        let over = |delay: fn(&Paced) -> f64| {
+            let pairs = rounds.iter().zip(direct);
+            Spread::of(pairs.map(|(this, direct)| delay(this) - delay(direct)))
+        };
+        let cells = [
+            Spread::of(rounds.iter().map(|paced| paced.median)),
+            Spread::of(rounds.iter().map(|paced| paced.tail)),
+            over(|paced| paced.median),
+            over(|paced| paced.tail),
+        ]
+        .map(|spread| format!("{spread:.0}"));
+        table.row(&[&contender.name, &cells[0], &cells[1], &cells[2], &cells[3]]);
+    }
+    println!("delay at {RATE} requests/s\n{table}");
+}
+
+/// One large body: how fast, and how much processor time.
+fn bodies(extent: &Extent, contenders: &[Contender]) {
+    let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
+    for contender in contenders {
+        cases.push(Box::new(move || {
+            let before = contender.processor_time();
+            let seconds = load::download(contender, extent.body);
+            let used = contender.processor_time() - before;
+            let mebibytes = extent.body as f64 / f64::from(1 << 20);
+            (mebibytes / seconds, used.as_secs_f64() * 1024.0 / mebibytes)
+        }));
+    }
+    let results = interleave(extent.rounds.min(3), &mut cases);
+    drop(cases);
+    let mut table = Table::new(&["", "MiB/s", "CPU s/GiB", "resident MiB"]);
+    for (contender, rounds) in contenders.iter().zip(&results) {
+        let speed = Spread::of(rounds.iter().map(|(speed, _)| *speed));
+        let used = Spread::of(rounds.iter().map(|(_, used)| *used));
+        let resident = contender
+            .resident()
+            .map_or_else(String::new, |mib| format!("{mib:.1}"));
+        let cells = [format!("{speed:.0}"), format!("{used:.2}")];
+        table.row(&[&contender.name, &cells[0], &cells[1], &resident]);
+    }
+    println!("a body of {} MiB\n{table}", extent.body >> 20);
+}
+
+/// WebSocket messages sent back, one after the other on each of some connections.
+fn echoes(extent: &Extent, contenders: &[Contender]) {
+    let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
+    for contender in contenders {
+        cases.push(Box::new(move || {
+            let before = contender.processor_time();
+            let messages = load::echo(contender, 16, extent.round);
+            let used = contender.processor_time() - before;
+            (
+                messages / extent.round.as_secs_f64(),
+                messages / used.as_secs_f64(),
+            )
+        }));
+    }
+    let results = interleave(extent.rounds.min(3), &mut cases);
+    drop(cases);
+    let mut table = Table::new(&["", "messages/s", "messages/CPU s"]);
+    for (contender, rounds) in contenders.iter().zip(&results) {
+        let rate = format!("{:.0}", Spread::of(rounds.iter().map(|(rate, _)| *rate)));
+        let each = Spread::of(rounds.iter().map(|(_, each)| *each));
+        let each = if contender.is_direct() {
+            "-".to_owned()
+        } else {
+            format!("{each:.0}")
+        };
+        table.row(&[&contender.name, &rate, &each]);
+    }
+    println!("WebSocket messages of 64 octets, there and back\n{table}");
+}
+
+/// Event streams to many clients at once.
+fn events(extent: &Extent, contenders: &[Contender], backend: &Backend) {
+    let mut table = Table::new(&["", "events/s", "events/CPU s"]);
+    for contender in contenders {
+        let before = contender.processor_time();
+        let events = load::listen_to_events(contender, extent.streams, extent.round);
+        let used = contender.processor_time() - before;
+        let rate = format!("{:.0}", events / extent.round.as_secs_f64());
+        let each = if contender.is_direct() {
+            "-".to_owned()
+        } else {
+            format!("{:.0}", events / used.as_secs_f64())
+        };
+        table.row(&[&contender.name, &rate, &each]);
+        backend.wait_until_idle();
+    }
+    let interval = backend::EVENT_INTERVAL.as_millis();
+    println!(
+        "{} event streams, an event every {interval} ms each\n{table}",
+        extent.streams
+    );
+}
+
+/// Memory of connections that do nothing.
+fn idle(extent: &Extent, installed: &Installed, backend: &Backend) {
+    let mut table = Table::new(&["idle connections of ingress", "count", "KiB each"]);
+    for (what, kind) in [
+        ("keep-alive", load::Idle::KeptAlive),
+        (
+            "keep-alive, after 64 at once had used the pool",
+            load::Idle::Used,
+        ),
+        ("WebSocket, both sides", load::Idle::WebSocket),
+    ] {
+        let contender = installed.ingress();
+        load::warm_up(&contender);
+        let before = contender.resident().unwrap_or(f64::NAN);
+        let connections = load::idle(&contender, kind, extent.idle);
+        let after = contender.resident().unwrap_or(f64::NAN);
+        let each = (after - before) * 1024.0 / connections.len() as f64;
+        table.row(&[&what, &connections.len(), &format!("{each:.1}")]);
+        drop(connections);
+        drop(contender);
+        backend.wait_until_idle();
+    }
+    println!("{table}");
+}
