@@ -40,7 +40,10 @@ fn gateway(scene: &Scene, cluster: &Cluster, mode: &str) -> Running {
 }
 
 fn no_warnings(daemon: &Daemon) {
-    let warnings = daemon.log().into_iter().filter(|line| line["level"] != "info");
+    let warnings = daemon
+        .log()
+        .into_iter()
+        .filter(|line| line["level"] != "info");
     assert_eq!(warnings.collect::<Vec<_>>(), [] as [serde_json::Value; 0]);
 }
 
@@ -79,7 +82,13 @@ fn every_route_mode_of_the_chart_works_with_its_arguments() {
         assert_eq!(uri.get(&format!("{prefix}/ping"), &[]).status, 200);
     }
     assert_eq!(scene.backend.requests().len(), 6);
-    assert!(scene.backend.requests().iter().all(|seen| seen.line == "GET /ping"));
+    assert!(
+        scene
+            .backend
+            .requests()
+            .iter()
+            .all(|seen| seen.line == "GET /ping")
+    );
     for mut running in [header, wildcard, uri] {
         no_warnings(&running.daemon);
         assert!(running.daemon.stop().success());
@@ -104,7 +113,12 @@ fn a_sandbox_comes_becomes_ready_moves_and_goes() {
     cluster.apply("batchsandboxes", sandbox);
     eventually(|| (ask().0 == 503).then_some(()));
     let unready = ask();
-    assert!(unready.1.starts_with("OpenSandbox Ingress: sandbox not ready: sb"), "{unready:?}");
+    assert!(
+        unready
+            .1
+            .starts_with("OpenSandbox Ingress: sandbox not ready: sb"),
+        "{unready:?}"
+    );
     assert!(!unready.1.contains("data"), "{unready:?}");
     cluster.apply("batchsandboxes", batchsandbox("data", "sb", "127.0.0.1"));
     eventually(|| (ask().0 == 200).then_some(()));
@@ -122,11 +136,15 @@ fn what_was_known_is_served_while_the_cluster_is_away_and_while_draining() {
     let mut ingress = gateway(&scene, &cluster, "header");
     let status = |sandbox: &str| {
         let route = format!("{sandbox}-{}", scene.port());
-        ingress.get("/", &[("OpenSandbox-Ingress-To", &route)]).status
+        ingress
+            .get("/", &[("OpenSandbox-Ingress-To", &route)])
+            .status
     };
     assert_eq!(status("sb"), 200);
     cluster.down();
-    ingress.daemon.wait_for_line(PATIENCE, |line| line["level"] == "warn");
+    ingress
+        .daemon
+        .wait_for_line(PATIENCE, |line| line["level"] == "warn");
     assert_eq!(status("sb"), 200);
     assert_eq!(ingress.get("/status.ok", &[]).status, 200);
     cluster.up();
