@@ -161,7 +161,7 @@ impl Api {
                 let changes = Arc::clone(&self.changes);
                 let turn = self.turn.acquire_arc().await;
                 let large = body.len() > LARGE_BODY;
-                // The change goes on when the client has left, and so do its claims.
+                // A change that has its turn goes on when the client has left, and so do its claims.
                 let make = move || {
                     let response = changes.on_behalf_of(&trace).make(operation, &body);
                     drop(body);

@@ -16,6 +16,8 @@ use crate::watch::Watch;
 const BIND_ATTEMPTS: usize = 100;
 /// How long a blocking read waits before it looks whether the upstream was stopped.
 const POLL: Duration = Duration::from_millis(50);
+/// How long an answer may take before the question is asked again: a datagram may be lost.
+const RESEND: Duration = Duration::from_secs(5);
 /// How long a reply waits for a gate that is never opened.
 const GATE_PATIENCE: Duration = Duration::from_secs(60);
 /// The bit of the flags that says "truncated".
@@ -642,15 +644,23 @@ pub fn ask_from(
 ) -> Option<Vec<u8>> {
     let message = query(0x1234, name, qtype);
     let deadline = Instant::now() + timeout;
-    socket.send_to(&message, server).ok()?;
     let mut buffer = [0; 65_535];
     loop {
-        let left = deadline.checked_duration_since(Instant::now())?;
-        let left = left.max(Duration::from_millis(1));
-        socket.set_read_timeout(Some(left)).expect("a read timeout");
-        let length = socket.recv(&mut buffer).ok()?;
-        if buffer[..length].starts_with(&message[..2]) {
-            return Some(buffer[..length].to_vec());
+        socket.send_to(&message, server).ok()?;
+        let again = deadline.min(Instant::now() + RESEND);
+        while let Some(left) = again.checked_duration_since(Instant::now()) {
+            let left = left.max(Duration::from_millis(1));
+            socket.set_read_timeout(Some(left)).expect("a read timeout");
+            match socket.recv(&mut buffer) {
+                Ok(length) if buffer[..length].starts_with(&message[..2]) => {
+                    return Some(buffer[..length].to_vec());
+                }
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return None,
+                _ => {}
+            }
+        }
+        if again == deadline {
+            return None;
         }
     }
 }
