@@ -211,7 +211,7 @@ fn environments_are_layered_and_secrets_stay() {
     });
     let run = execd.run_as(&request);
     let lines = run.stdout();
-    assert_eq!(lines[..2], ["file request own \"q\"", "/last"]);
+    assert_eq!(lines[..2], ["file request own q", "/last"]);
     assert!(lines.contains(&"EMPTY="));
     for secret in ["EXECD_ACCESS_TOKEN", "JUPYTER_TOKEN", "_EXECD_CLONE3"] {
         assert!(!lines.iter().any(|line| line.contains(secret)), "{secret}");
