@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod dns;
 pub mod egress;
 pub mod http;
+pub mod kube;
 pub mod netns;
 pub mod otlp;
 pub mod redis;
@@ -19,6 +20,7 @@ pub mod tools;
 pub mod websocket;
 
 mod io;
+mod port;
 mod watch;
 
 pub use daemon::Daemon;
