@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::client::{Execd, PATIENCE, builder, wait_for};
+use crate::client::{Execd, PATIENCE, builder, is_gone, wait_for};
 
 /// Runs execd, which is expected to end by itself.
 fn said(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
@@ -264,8 +264,9 @@ fn an_idle_daemon_ends_at_once() {
 fn a_second_signal_waits_for_nothing() {
     let mut execd = Execd::of(builder().env("EXECD_DRAIN_TIMEOUT", "1h"));
     let mut events =
-        execd.begin(&json!({"command": "trap '' TERM; echo up; while :; do sleep 1; done"}));
-    events.wait_for_text("up");
+        execd.begin(&json!({"command": "trap '' TERM; echo $$; while :; do sleep 1; done"}));
+    let line = events.wait_for(|event| event["type"] == "stdout");
+    let pid = line["text"].as_str().unwrap().to_owned();
     execd.daemon.signal(Signal::TERM);
     execd.daemon.wait_for_line(PATIENCE, |line| {
         line["msg"]
@@ -277,6 +278,8 @@ fn a_second_signal_waits_for_nothing() {
     let status = execd.daemon.wait(PATIENCE);
     assert_eq!(status.code(), Some(0), "{}", execd.daemon.transcript());
     assert!(execd.daemon.transcript().contains("second"));
+    // It ignores SIGTERM and is gone all the same.
+    wait_for(|| is_gone(&pid).then_some(()));
 }
 
 #[test]
