@@ -448,6 +448,7 @@ fn pipes_keep_the_streams_apart() {
     view.client.text(r#"{"type":"resize","cols":9,"rows":9}"#);
     view.type_in("echo out; echo err >&2; test -t 0 || echo plain\n");
     view.until("plain\n");
+    view.until("err\n");
     assert_eq!(String::from_utf8_lossy(&view.errors), "err\n");
     let mut lines: Vec<_> = view.text().lines().map(str::to_owned).collect();
     lines.sort();
