@@ -37,6 +37,7 @@ test: setup ## run every test, and check that the binary is static
 	cargo test --locked --workspace
 	@$(MAKE) --no-print-directory build
 	scripts/check-static $(BINARY)
+	scripts/check-image $(BINARY)
 
 .PHONY: bench
 bench: build ## run the benchmarks (SPECIFICATION.md), in six minutes

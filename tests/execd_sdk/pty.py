@@ -5,6 +5,7 @@ import struct
 import sys
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -12,6 +13,7 @@ from websockets.sync.client import connect
 base, token = sys.argv[1:]
 HEADERS = {"X-EXECD-ACCESS-TOKEN": token} if token else {}
 PATIENCE = 60
+OPEN = ExitStack()
 
 
 def rest(method, path, body=None):
@@ -25,17 +27,23 @@ def rest(method, path, body=None):
         return error.code, json.loads(error.read())
 
 
+def socket(path, headers):
+    """A WebSocket, closed at the end of this program if not before."""
+    connecting = connect(
+        f"ws://{base}{path}",
+        additional_headers=headers,
+        open_timeout=PATIENCE,
+        close_timeout=PATIENCE,
+        max_size=None,
+    )
+    return OPEN.enter_context(connecting)
+
+
 class Terminal:
     """A connection to the terminal of a session, and everything it has shown."""
 
     def __init__(self, session, query=""):
-        self.socket = connect(
-            f"ws://{base}/pty/{session}/ws{query}",
-            additional_headers=HEADERS,
-            open_timeout=PATIENCE,
-            close_timeout=PATIENCE,
-            max_size=None,
-        )
+        self.socket = socket(f"/pty/{session}/ws{query}", HEADERS)
         self.shown = {1: b"", 2: b""}
         self.replay = None
         self.frames = []
@@ -101,7 +109,7 @@ def terminal_mode():
     one.type("stty size\n")
     one.until(b"40 120")
     one.send(type="stdin", data="echo te''xt\n")
-    one.until(b"\r\ntext")
+    one.until(b"text\r\n")
     one.send(type="ping")
     while one.frame()["type"] != "pong":
         pass
@@ -112,7 +120,8 @@ def terminal_mode():
     # Ctrl-C and the signal frame reach what runs in the foreground, and the shell lives on.
     for interrupt in (lambda: one.type("\x03"), lambda: one.send(type="signal", signal="SIGINT")):
         one.shown[1] = b""
-        one.type("echo sta''rted; sleep 300; echo code $?\n")
+        # The job itself says that it has begun: the shell does before it is in the foreground.
+        one.type("sh -c \"echo sta''rted; exec sleep 300\"; echo code $?\n")
         one.until(b"started\r\n")
         interrupt()
         one.type("echo st''ill here\n")
@@ -131,7 +140,8 @@ def terminal_mode():
         raise AssertionError("two writers")
 
     # A takeover sees everything from the beginning, and has the same shell.
-    one.type("SECRET=kept\n")
+    one.type("SECRET=kept; echo s''et\n")
+    one.until(b"set\r\n")
     two = Terminal(session, "?takeover=1&since=0")
     offset, replayed = two.replay
     assert offset == 0 and b"21-done" in replayed, two.replay
@@ -192,22 +202,23 @@ def nobody():
     status, answer = rest("GET", "/pty/nobody")
     assert status == 404 and answer["code"] == "CONTEXT_NOT_FOUND", answer
     try:
-        connect(f"ws://{base}/pty/nobody/ws", additional_headers=HEADERS, open_timeout=PATIENCE)
+        socket("/pty/nobody/ws", HEADERS)
     except InvalidStatus as refused:
         assert refused.response.status_code == 404
     else:
         raise AssertionError("a terminal of nobody")
     if token:
         try:
-            connect(f"ws://{base}/pty/nobody/ws", open_timeout=PATIENCE)
+            socket("/pty/nobody/ws", {})
         except InvalidStatus as refused:
             assert refused.response.status_code == 401
         else:
             raise AssertionError("no token needed")
 
 
-terminal_mode()
-pipe_mode()
-command_and_delete()
-nobody()
+with OPEN:
+    terminal_mode()
+    pipe_mode()
+    command_and_delete()
+    nobody()
 print("terminals")

@@ -1,6 +1,7 @@
 //! A running execd, and clients that are told where it is by what stands in for the lifecycle
 //! server: the one call of it that the SDKs make before they speak to a sandbox.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +12,9 @@ use support::{Daemon, opensandbox, sdk};
 use tempfile::TempDir;
 
 pub const TOKEN: &str = "s3cret-token";
+
+/// Longer than any client takes.
+const PATIENCE_SECONDS: &str = "300";
 
 /// A sandbox.
 pub struct Scene {
@@ -48,10 +52,19 @@ impl Scene {
 
     /// What the lifecycle server answers: a sandbox's execd is at `endpoint`.
     pub fn lifecycle(&self, endpoint: &str) -> Endpoint {
-        let headers = match self.token {
-            "" => String::new(),
-            token => format!(r#""X-EXECD-ACCESS-TOKEN":"{token}""#),
-        };
+        self.lifecycle_with(endpoint, &[])
+    }
+
+    /// The same, and that these headers are needed as well.
+    pub fn lifecycle_with(&self, endpoint: &str, headers: &[(&str, &str)]) -> Endpoint {
+        let token = ("X-EXECD-ACCESS-TOKEN", self.token);
+        let token = (!self.token.is_empty()).then_some(&token);
+        let headers: Vec<_> = headers
+            .iter()
+            .chain(token)
+            .map(|(name, value)| format!(r#""{name}":"{value}""#))
+            .collect();
+        let headers = headers.join(",");
         let server = Endpoint::start();
         server.otherwise(Reply::Status(
             200,
@@ -63,7 +76,7 @@ impl Scene {
 
     /// The Python SDK of this kind; `None` where it cannot be had.
     pub fn python(&self, kind: &str, lifecycle: &Endpoint) -> Option<Command> {
-        let mut command = Command::new(sdk::python()?);
+        let mut command = client(sdk::python()?);
         command
             .arg(script("sdk.py"))
             .args([kind, &lifecycle.address().to_string()])
@@ -74,7 +87,7 @@ impl Scene {
     /// The JavaScript SDK; `None` where it cannot be had.
     pub fn javascript(&self, lifecycle: &Endpoint) -> Option<Command> {
         let (node, home) = sdk::javascript()?;
-        let mut command = Command::new(node);
+        let mut command = client(node);
         command
             .arg(script("sdk.mjs"))
             .arg(home)
@@ -85,10 +98,17 @@ impl Scene {
 
     /// A WebSocket client; `None` where it cannot be had.
     pub fn terminals(&self, endpoint: &str) -> Option<Command> {
-        let mut command = Command::new(sdk::python()?);
+        let mut command = client(sdk::python()?);
         command.arg(script("pty.py")).args([endpoint, self.token]);
         Some(command)
     }
+}
+
+/// A program that is ended when it waits for something that does not come.
+fn client(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg(PATIENCE_SECONDS).arg(program);
+    command
 }
 
 fn script(name: &str) -> std::path::PathBuf {

@@ -80,7 +80,10 @@ await commands.run(
   },
 );
 rmSync(heard);
-assert.deepEqual(seen, ["init", "ready", "over", "err bad", "error 2"]);
+// Two pipes have no order between them but that of arrival.
+assert.deepEqual(seen.slice(0, 2), ["init", "ready"]);
+assert.deepEqual(seen.slice(2, 4).sort(), ["err bad", "over"]);
+assert.deepEqual(seen.slice(4), ["error 2"]);
 
 // The raw stream has one end, and nothing after it.
 const types = [];
@@ -105,14 +108,11 @@ if (process.geteuid() === 0) {
 }
 await assert.rejects(commands.run("pwd", { workingDirectory: "/does/not/exist" }));
 
-// An abort ends the stream here; the command goes on, and the daemon is well.
-const abort = new AbortController();
-await assert.rejects(async () => {
-  for await (const event of commands.runStream("echo x; sleep 300", {}, abort.signal)) {
-    if (event.type === "init") done = { id: event.text };
-    if (event.type === "stdout") abort.abort();
-  }
-});
+// A client that turns away ends the stream here; the command goes on, and the daemon is well.
+for await (const event of commands.runStream("echo x; sleep 300")) {
+  if (event.type === "init") done = { id: event.text };
+  if (event.type === "stdout") break;
+}
 assert((await commands.getCommandStatus(done.id)).running);
 await commands.interrupt(done.id);
 assert.equal((await statusOnceEnded(done.id)).exitCode, -1);

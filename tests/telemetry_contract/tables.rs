@@ -224,7 +224,7 @@ pub const INGRESS: &[Row] = &[
     )
     .with(&["result"]),
     row("ingress.cache.objects", ObservableGauge, "{object}").with(&["provider"]),
-    row("ingress.cache.synced", ObservableGauge, "1").with(&["provider"]),
+    row("ingress.cache.synced", ObservableGauge, "{cache}").with(&["provider"]),
     row("ingress.cache.last_event.age", ObservableGauge, "s").with(&["provider"]),
     row("ingress.cache.relists.count", ObservableCounter, "{relist}").with(&["provider"]),
     row("ingress.renew_intent.events.count", Counter, "{event}").with(&["result"]),

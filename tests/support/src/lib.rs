@@ -10,14 +10,17 @@ pub mod daemon;
 pub mod dns;
 pub mod egress;
 pub mod http;
+pub mod kube;
 pub mod netns;
 pub mod otlp;
+pub mod redis;
 pub mod sdk;
 pub mod tls;
 pub mod tools;
 pub mod websocket;
 
 mod io;
+mod port;
 mod watch;
 
 pub use daemon::Daemon;
