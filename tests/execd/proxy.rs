@@ -699,7 +699,7 @@ fn one_request_never_becomes_two() {
         format!("Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n{inner}"),
         format!("X: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{inner}"),
         format!("Connection: Content-Length\r\nContent-Length: {length}\r\n\r\n{inner}"),
-        format!("Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        "Connection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
         format!(
             "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AA\r\nContent-Length: {length}\r\n\r\n{inner}"
         ),
