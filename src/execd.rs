@@ -189,7 +189,11 @@ async fn serve(
             }
             api.upgraded_ended().await;
         };
-        shutdown.drain(END_TIME, end).await
+        let ended = shutdown.drain(END_TIME, end).await;
+        if ended.is_err() && config.end_children {
+            api.engine().children.kill_all();
+        }
+        ended
     };
     let (served, ended) = future::zip(serving, ending).await;
     served.and(ended)

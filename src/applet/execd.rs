@@ -51,13 +51,10 @@ pub const APPLET: Applet = Applet {
     operands: Operands::Ignored,
     exits: Exits {
         meanings: &[
-            (
-                Exit::Success,
-                "A signal asked for the end, and everything was drained.",
-            ),
+            (Exit::Success, "A signal asked for the end."),
             (
                 Exit::Failure,
-                "The port is taken, the system lacks something asked for, or a drain was cut short.",
+                "The port is taken, or the system lacks something that is needed.",
             ),
             (
                 Exit::Setup,

@@ -284,6 +284,15 @@ impl Children {
         Child::new(self.inner.clone(), started)
     }
 
+    /// Kills every process that a [`Child`] stands for, with its group: for an end that waits for
+    /// nothing.
+    pub fn kill_all(&self) {
+        // While it is held none is collected, so none of the numbers is somebody else's.
+        for pid in &self.inner.known().owned {
+            kill(Target::Group(*pid), Signal::KILL);
+        }
+    }
+
     /// Collects every ended process that was inherited, and none that a [`Child`] stands for.
     ///
     /// Returns whether one that belongs to a [`Child`] is in the way: the kernel shows only the
@@ -478,11 +487,13 @@ impl Child {
     pub fn collect(&self) -> io::Result<Option<Ended>> {
         let mut ended = self.ended();
         if ended.is_none() {
+            let mut known = self.children.known();
             *ended = wait::collect(self.pid)?;
             if let Some(ended) = &mut *ended {
+                known.owned.remove(&self.pid);
+                drop(known);
                 let peak = ended.usage.max_rss_bytes;
                 ended.usage.max_rss_bytes = peak.and_then(|peak| self.children.distinct(peak));
-                self.children.known().owned.remove(&self.pid);
                 self.children.collected.notify(usize::MAX);
             }
         }

@@ -15,7 +15,8 @@ use ::http::header::{
 };
 use ::http::{HeaderMap, HeaderValue, StatusCode};
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
-use async_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use async_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use async_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use async_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use async_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use async_tungstenite::{WebSocketReceiver, WebSocketSender, WebSocketStream};
@@ -143,19 +144,50 @@ impl Handshake {
     /// # Errors
     ///
     /// The client has left.
-    pub async fn complete(self) -> hyper::Result<WebSocket> {
+    pub async fn complete(self) -> hyper::Result<Opened> {
+        Ok(Opened(Octets(self.upgrade.await?)))
+    }
+}
+
+/// A connection that has just become a WebSocket, of which nothing was read yet.
+pub struct Opened(Octets);
+
+impl Opened {
+    /// Sends a binary message from where its parts are. A [`WebSocket`] would copy it, and keep the
+    /// room for the copy as long as it lives.
+    ///
+    /// The future must not be dropped before it is done, unless the connection is.
+    ///
+    /// # Errors
+    ///
+    /// The peer has left.
+    pub async fn binary(&mut self, parts: &[&[u8]]) -> Result<(), Gone> {
+        let header = FrameHeader {
+            opcode: OpCode::Data(Data::Binary),
+            ..FrameHeader::default()
+        };
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut head = Vec::new();
+        header.format(length as u64, &mut head).map_err(|_| Gone)?;
+        for part in [&[&head[..]], parts].concat() {
+            self.0.write_all(part).await.map_err(|_| Gone)?;
+        }
+        self.0.flush().await.map_err(|_| Gone)
+    }
+
+    /// Goes on with it both ways.
+    pub async fn begin(self) -> WebSocket {
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
             .max_message_size(Some(MAX_MESSAGE))
             .max_frame_size(Some(MAX_MESSAGE));
-        let octets = Octets(self.upgrade.await?);
-        let stream = WebSocketStream::from_raw_socket(octets, Role::Server, Some(config)).await;
+        let stream = WebSocketStream::from_raw_socket(self.0, Role::Server, Some(config)).await;
         let (sender, receiver) = stream.split();
-        Ok(WebSocket {
+        WebSocket {
             sender: Sender(sender),
             receiver: Receiver(receiver),
-        })
+        }
     }
 }
 

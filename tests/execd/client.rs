@@ -139,6 +139,13 @@ pub fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Whether a process has ended, collected or not.
+pub fn is_gone(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.contains(") Z "))
+        || !std::path::Path::new("/proc").join(pid).exists()
+}
+
 /// An answer whose head has arrived.
 pub struct Answer {
     pub status: u16,

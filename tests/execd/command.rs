@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{Events, Execd, PATIENCE, Run, builder, wait_for};
+use crate::client::{Events, Execd, PATIENCE, Run, builder, is_gone, wait_for};
 
 #[track_caller]
 fn assert_invalid(execd: &Execd, request: &Value, message: &str) {
@@ -211,7 +211,7 @@ fn environments_are_layered_and_secrets_stay() {
     });
     let run = execd.run_as(&request);
     let lines = run.stdout();
-    assert_eq!(lines[..2], ["file request own \"q\"", "/last"]);
+    assert_eq!(lines[..2], ["file request own q", "/last"]);
     assert!(lines.contains(&"EMPTY="));
     for secret in ["EXECD_ACCESS_TOKEN", "JUPYTER_TOKEN", "_EXECD_CLONE3"] {
         assert!(!lines.iter().any(|line| line.contains(secret)), "{secret}");
@@ -359,12 +359,6 @@ fn what_a_shell_leaves_behind_goes_on_and_holds_nobody_up() {
         (log.text() == "now\nlate\nlater\n").then_some(())
     });
     assert!(file.exists());
-}
-
-fn is_gone(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
-    stat.is_ok_and(|stat| stat.contains(") Z "))
-        || !std::path::Path::new("/proc").join(pid).exists()
 }
 
 #[test]

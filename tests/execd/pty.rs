@@ -66,11 +66,11 @@ impl View {
 
     /// Waits until a client is connected.
     fn of(mut client: Client) -> Self {
-        let mut next = client.next();
+        let mut next = client.receive();
         let replay = match &next {
             Event::Binary(bytes) => {
                 let (start, bytes) = replayed(bytes);
-                next = client.next();
+                next = client.receive();
                 Some((start, bytes))
             }
             _ => None,
@@ -138,7 +138,7 @@ impl View {
     /// Reads until this was shown.
     fn until(&mut self, wanted: &str) {
         while !self.text().contains(wanted) {
-            let event = self.client.next();
+            let event = self.client.receive();
             if let Some(event) = self.take(event) {
                 panic!("{event:?} after {:?}, before {wanted:?}", self.text());
             }
@@ -148,7 +148,7 @@ impl View {
     /// The next frame that is no output.
     fn answer(&mut self) -> Event {
         loop {
-            let event = self.client.next();
+            let event = self.client.receive();
             if let Some(event) = self.take(event) {
                 return event;
             }
@@ -165,7 +165,7 @@ impl View {
                     text,
                     format!("{{\"type\":\"exit\",\"exit_code\":{code}}}\n")
                 );
-                let close = self.client.next();
+                let close = self.client.receive();
                 assert_eq!(close, Event::Close(1000, "process exited".to_owned()));
                 self.client.close(1000);
                 End::Exit(code)
@@ -178,7 +178,7 @@ impl View {
             Event::End | Event::Reset => return End::Dropped,
             other => panic!("{other:?} after {:?}", self.text()),
         };
-        assert_eq!(self.client.next(), Event::End);
+        assert_eq!(self.client.receive(), Event::End);
         end
     }
 }
@@ -374,7 +374,7 @@ fn a_shell_is_typed_to_until_it_ends() {
         let mut client = Client::connect(execd.address, &path, &[]).unwrap();
         // A new terminal has shown nothing: this comes first, and is exact.
         assert_eq!(
-            client.next(),
+            client.receive(),
             Event::Text(format!(
                 "{{\"type\":\"connected\",\"session_id\":\"{id}\",\"mode\":\"pty\"}}\n"
             ))
@@ -448,6 +448,7 @@ fn pipes_keep_the_streams_apart() {
     view.client.text(r#"{"type":"resize","cols":9,"rows":9}"#);
     view.type_in("echo out; echo err >&2; test -t 0 || echo plain\n");
     view.until("plain\n");
+    view.until("err\n");
     assert_eq!(String::from_utf8_lossy(&view.errors), "err\n");
     let mut lines: Vec<_> = view.text().lines().map(str::to_owned).collect();
     lines.sort();
@@ -550,7 +551,7 @@ fn a_client_that_comes_back_misses_and_repeats_no_byte() {
         }
         for _ in 0..3 {
             if all.len() + view.shown.len() < expected.len() {
-                let event = view.client.next();
+                let event = view.client.receive();
                 assert_eq!(view.take(event), None);
             }
         }
@@ -669,7 +670,7 @@ fn a_storm_of_takeovers_leaves_the_shell_and_one_client() {
             // Every one of them is let in; only the last one stays.
             let mut client = client.join().unwrap().unwrap_or_else(|a| panic!("{a:?}"));
             let deadline = Instant::now() + Duration::from_millis(200);
-            while let Some(event) = client.next_within(deadline.duration_since(Instant::now())) {
+            while let Some(event) = client.receive_within(deadline.duration_since(Instant::now())) {
                 match event {
                     Event::Text(text) => {
                         assert!(text.starts_with(r#"{"type":"connected""#), "{text}");
@@ -806,13 +807,13 @@ fn a_client_that_is_silent_for_too_long_is_dropped() {
     // The one answers pings. The other answers none; its own do not count.
     loop {
         silent.client.ping(b"x");
-        match silent.client.next_within(Duration::from_secs(1)) {
+        match silent.client.receive_within(Duration::from_secs(1)) {
             Some(Event::End | Event::Reset) => break,
             Some(Event::Ping(_)) => pings += 1,
             Some(Event::Pong(_) | Event::Binary(_)) | None => {}
             Some(other) => panic!("{other:?}"),
         }
-        if let Some(Event::Ping(bytes)) = alive.client.next_within(Duration::from_millis(10)) {
+        if let Some(Event::Ping(bytes)) = alive.client.receive_within(Duration::from_millis(10)) {
             alive.client.pong(&bytes);
         }
         assert!(begun.elapsed() < 3 * PATIENCE);
@@ -864,7 +865,7 @@ fn a_shell_that_cannot_be_started_says_so() {
     for _ in 0..2 {
         let path = format!("/pty/{id}/ws");
         let mut client = wait_for(|| Client::connect(execd.address, &path, &[]).ok());
-        let Event::Text(text) = client.next() else {
+        let Event::Text(text) = client.receive() else {
             panic!("no text");
         };
         let error: Value = serde_json::from_str(&text).unwrap();
@@ -875,14 +876,14 @@ fn a_shell_that_cannot_be_started_says_so() {
         );
         assert!(text.ends_with("}\n"));
         // Without a goodbye.
-        assert_eq!(client.next(), Event::End);
+        assert_eq!(client.receive(), Event::End);
     }
     assert_eq!(status(&execd, &id)["running"], false);
 
     let execd = Execd::of(builder().env("PATH", root.path().display()));
     let id = terminal(&execd, &json!({}));
     let mut client = Client::connect(execd.address, &format!("/pty/{id}/ws"), &[]).unwrap();
-    let Event::Text(text) = client.next() else {
+    let Event::Text(text) = client.receive() else {
         panic!("no text");
     };
     assert!(
@@ -1029,7 +1030,7 @@ fn nothing_is_left_of_a_client_that_goes_at_any_moment() {
         drop(View::open(&execd, &id, "?takeover=1"));
         let mut view = View::open(&execd, &id, "?takeover=1");
         view.type_in("yes | head -c 20000000\n");
-        let event = view.client.next();
+        let event = view.client.receive();
         view.take(event);
         drop(view);
         let mut view = View::open(&execd, &id, "?takeover=1&since=999999999");

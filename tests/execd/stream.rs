@@ -103,7 +103,7 @@ fn the_bytes_of_a_stream_are_those_of_the_contract() {
     let digits = |text: &str| {
         let mut text = text.to_owned();
         while let Some(at) = text.find("\"timestamp\":1") {
-            let end = at + text[at..].find(|c| c == '}' || c == ',').unwrap();
+            let end = at + text[at..].find(['}', ',']).unwrap();
             text.replace_range(at..end, "T");
         }
         text

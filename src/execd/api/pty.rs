@@ -201,19 +201,19 @@ fn connect(api: &Api, mut call: Call) -> Result<Response, Failure> {
     let terminals = api.terminals().clone();
     let serve = async move {
         let _place = place;
-        let Ok(socket) = handshake.complete().await else {
+        let Ok(opened) = handshake.complete().await else {
             return;
         };
         let takeover = Role::Writer { takeover: true };
         let viewer = viewer.map_or_else(|| terminals.attach(&visit.id, takeover, wish.since), Ok);
         match viewer {
-            Ok(viewer) => connection::serve(socket, viewer, visit).await,
+            Ok(viewer) => connection::serve(opened, viewer, visit).await,
             Err(error) => {
                 let code = match error {
                     AttachError::Unknown(_) => frames::Code::SessionGone,
                     _ => frames::Code::RuntimeError,
                 };
-                connection::fail(socket, code, &error.to_string()).await;
+                connection::fail(opened, code, &error.to_string()).await;
             }
         }
     };

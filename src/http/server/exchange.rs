@@ -198,6 +198,7 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
         }
         let recorded = Recorded {
             body,
+            failure: None,
             recorder: self,
         };
         ::http::Response::from_parts(head, recorded)
@@ -232,6 +233,8 @@ impl<H: Handler, O: Observer> Drop for Recorder<H, O> {
 /// A response body on its way out.
 pub(super) struct Recorded<H: Handler, O: Observer> {
     body: Body,
+    /// Why it has failed, until what came before that is written.
+    failure: Option<body::Error>,
     recorder: Recorder<H, O>,
 }
 
@@ -247,6 +250,11 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, body::Error>>> {
         let this = &mut *self;
+        if let Some(error) = this.failure.take() {
+            this.recorder.failure = Some(error.to_string());
+            this.recorder.activity.fail();
+            return Poll::Ready(Some(Err(error)));
+        }
         let body = Pin::new(&mut this.body);
         let polled = catch_unwind(AssertUnwindSafe(|| body.poll_frame(context)));
         let Ok(polled) = polled else {
@@ -256,10 +264,7 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
         };
         match &polled {
             Poll::Pending => {}
-            Poll::Ready(Some(Err(error))) => {
-                this.recorder.failure = Some(error.to_string());
-                this.recorder.activity.fail();
-            }
+            Poll::Ready(Some(Err(_))) => {}
             Poll::Ready(None) => this.recorder.complete(),
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -270,7 +275,16 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
                 }
             }
         }
-        polled
+        match polled {
+            // hyper closes the connection at once, with what it has not written yet. It writes
+            // before it asks again.
+            Poll::Ready(Some(Err(error))) => {
+                this.failure = Some(error);
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            polled => polled,
+        }
     }
 
     fn is_end_stream(&self) -> bool {

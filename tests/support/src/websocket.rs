@@ -162,8 +162,8 @@ impl Client {
     /// # Panics
     ///
     /// When there is none in time, or it is fragmented, masked or malformed.
-    pub fn next(&mut self) -> Event {
-        self.next_within(PATIENCE)
+    pub fn receive(&mut self) -> Event {
+        self.receive_within(PATIENCE)
             .unwrap_or_else(|| panic!("nothing came for {PATIENCE:?}"))
     }
 
@@ -172,7 +172,7 @@ impl Client {
     /// # Panics
     ///
     /// When it is fragmented, masked or malformed.
-    pub fn next_within(&mut self, time: Duration) -> Option<Event> {
+    pub fn receive_within(&mut self, time: Duration) -> Option<Event> {
         let deadline = Instant::now() + time;
         loop {
             if let Some(event) = self.parse() {

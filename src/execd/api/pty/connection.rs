@@ -19,8 +19,8 @@ use smol::future::FutureExt;
 use smol::stream::StreamExt;
 
 use super::frames::{self, Code, Wanted};
-use crate::execd::pty::{InputError, Mode, StartError, TerminalSignal, Update, Viewer};
-use crate::http::websocket::{Ended, Gone, Received, Receiver, Sender, WebSocket};
+use crate::execd::pty::{InputError, Mode, TerminalSignal, Update, Viewer};
+use crate::http::websocket::{Ended, Gone, Opened, Received, Receiver, Sender, WebSocket};
 
 /// How often a client is asked for a sign of life.
 const PING_EVERY: Duration = Duration::from_secs(30);
@@ -83,21 +83,40 @@ impl From<Gone> for End {
 }
 
 /// Serves a client until it leaves, the shell ends, or another client takes the terminal over.
-pub(super) async fn serve(mut socket: WebSocket, viewer: Viewer, visit: Visit) {
-    let end = match open(&mut socket.sender, &viewer, &visit).await {
-        Ok(Ok(())) => {
+pub(super) async fn serve(mut opened: Opened, viewer: Viewer, visit: Visit) {
+    // What is shown first is what there was before the shell was started, so that a new one begins
+    // after the client knows of it.
+    let replay = viewer.replay();
+    let (mode, replaced) = if visit.types {
+        match viewer.start(visit.mode, visit.restarts).await {
+            Ok(started) => (started.mode, started.replaced),
+            Err(error) => {
+                let id = &visit.id;
+                warn!(visit.logger, "pty start failed for session {id}: {error}");
+                drop(viewer);
+                return fail(opened, Code::StartFailed, &error.to_string()).await;
+            }
+        }
+    } else {
+        (viewer.mode(), None)
+    };
+    if let Some((offset, bytes)) = replay {
+        let head = frames::replay_head(offset);
+        let sent = in_time(&viewer, opened.binary(&[&head, &bytes])).await;
+        if sent.is_err() {
+            // Somewhere in that message: there is nothing more to be said.
+            return;
+        }
+    }
+    let mut socket = opened.begin().await;
+    let connected = frames::connected(&visit.id, mode, replaced);
+    let end = match in_time(&viewer, socket.sender.text(connected)).await {
+        Ok(()) => {
             let (answers, queue) = channel::bounded(MAX_ANSWERS);
             let backlog = Backlog::default();
             let outgoing = outgoing(&mut socket.sender, &viewer, queue);
             let incoming = incoming(&mut socket.receiver, &viewer, &visit, &backlog, answers);
             outgoing.or(incoming).or(backlog.feed(&viewer)).await
-        }
-        Ok(Err(error)) => {
-            warn!(
-                visit.logger,
-                "pty start failed for session {}: {error}", visit.id
-            );
-            return fail(socket, Code::StartFailed, &error.to_string()).await;
         }
         Err(end) => end,
     };
@@ -120,12 +139,20 @@ pub(super) async fn serve(mut socket: WebSocket, viewer: Viewer, visit: Visit) {
             drop(viewer);
             socket.close(code, reason, WRITE_TIME).await;
         }
-        End::NoInput(message) => fail(socket, Code::StdinWriteFailed, &message).await,
+        End::NoInput(message) => {
+            drop(viewer);
+            tell(socket, Code::StdinWriteFailed, &message).await;
+        }
     }
 }
 
-/// Tells a client what went wrong and hangs up.
-pub(super) async fn fail(mut socket: WebSocket, code: Code, message: &str) {
+/// Tells a client why it cannot be served, and hangs up.
+pub(super) async fn fail(opened: Opened, code: Code, message: &str) {
+    tell(opened.begin().await, code, message).await;
+}
+
+/// Tells a client what went wrong, and hangs up.
+async fn tell(mut socket: WebSocket, code: Code, message: &str) {
     let late = async {
         Timer::after(WRITE_TIME).await;
         Err(Gone)
@@ -134,32 +161,6 @@ pub(super) async fn fail(mut socket: WebSocket, code: Code, message: &str) {
     if told.await.is_ok() {
         socket.hang_up().await;
     }
-}
-
-/// Shows what there is, sees to it that a shell runs, and says so.
-///
-/// What is shown is what there was before the shell was started, so that a new one begins after
-/// the client knows of it.
-async fn open(
-    sender: &mut Sender,
-    viewer: &Viewer,
-    visit: &Visit,
-) -> Result<Result<(), StartError>, End> {
-    let replay = viewer.replay();
-    let (mode, replaced) = if visit.types {
-        match viewer.start(visit.mode, visit.restarts).await {
-            Ok(started) => (started.mode, started.replaced),
-            Err(error) => return Ok(Err(error)),
-        }
-    } else {
-        (viewer.mode(), None)
-    };
-    if let Some((offset, bytes)) = replay {
-        in_time(viewer, sender.binary(frames::replay(offset, &bytes))).await?;
-    }
-    let connected = frames::connected(&visit.id, mode, replaced);
-    in_time(viewer, sender.text(connected)).await?;
-    Ok(Ok(()))
 }
 
 /// Sends something, unless it takes too long or the lease is lost meanwhile.

@@ -190,7 +190,14 @@ pub(super) fn output(stream: Stream, bytes: &[u8]) -> Vec<u8> {
 
 /// Output from an offset on, whatever was sent before.
 pub(super) fn replay(offset: u64, bytes: &[u8]) -> Vec<u8> {
-    [&[REPLAY], &offset.to_be_bytes()[..], bytes].concat()
+    [&replay_head(offset), bytes].concat()
+}
+
+/// What such output begins with.
+pub(super) fn replay_head(offset: u64) -> [u8; 9] {
+    let mut head = [REPLAY; 9];
+    head[1..].copy_from_slice(&offset.to_be_bytes());
+    head
 }
 
 #[cfg(test)]
