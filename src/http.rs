@@ -1,9 +1,10 @@
 //! HTTP for every applet: hyper's protocol code on smol's sockets.
 //!
 //! Owns the server, the router, the client with its connector and TLS, bodies and their limits,
-//! error answers and the token check; and the parts of a proxy: what changes in the heads it passes
-//! on, connections to backends, tunnels; and WebSockets. Never knows a route, a policy or an instrument: an applet
-//! passes handlers in and is told what happened through [`server::Observer`].
+//! error answers, the token check and WebSockets; and the parts of a proxy: what changes in the
+//! heads it passes on, connections to backends, tunnels. Never knows a route, a policy or an
+//! instrument: an applet passes handlers in and is told what happened through
+//! [`server::Observer`].
 
 pub mod auth;
 pub mod body;

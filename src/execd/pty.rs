@@ -338,7 +338,15 @@ impl Terminals {
     pub async fn delete(&self, id: &str) -> Result<(), Unknown> {
         let terminal = lock(&self.table).remove(id);
         let terminal = terminal.ok_or_else(|| Unknown(id.to_owned()))?;
-        terminal.end().await;
+        let (waiting, ended) = smol::channel::bounded::<()>(1);
+        let end = async move {
+            terminal.end().await;
+            drop(waiting);
+        };
+        // It goes on when nobody waits for it any more.
+        self.engine.spawner.spawn(end).detach();
+        // Nothing is ever sent.
+        let _ = ended.recv().await;
         Ok(())
     }
 

@@ -489,6 +489,30 @@ fn control_c_and_signals_reach_the_foreground_job() {
         view.type_in(&format!("echo alive{round}=$((1+1))\n"));
         view.until(&format!("alive{round}=2"));
     }
+    // However much it says, and however fast it is heard.
+    for interrupt in [Some("\0\x03"), None] {
+        view.shown.clear();
+        let flood = format!("yes {}", std::process::id());
+        view.type_in(&format!("{flood}\n"));
+        while view.shown.len() < 20_000_000 {
+            let event = view.client.receive();
+            assert_eq!(view.take(event), None);
+        }
+        match interrupt {
+            Some(interrupt) => view.client.binary(interrupt.as_bytes()),
+            None => view.client.text(r#"{"type":"signal","signal":"SIGINT"}"#),
+        }
+        wait_for(|| processes(&flood).is_empty().then_some(()));
+        view.type_in("echo over=$((1+1))\n");
+        let wanted = b"over=2";
+        while !view.shown.windows(wanted.len()).any(|seen| seen == wanted) {
+            // Of so much only the end is looked at.
+            let seen = view.shown.len().saturating_sub(wanted.len());
+            view.shown.drain(..seen);
+            let event = view.client.receive();
+            assert_eq!(view.take(event), None);
+        }
+    }
     view.client.text(r#"{"type":"signal","signal":"SIGKILL"}"#);
     assert_eq!(view.end(), End::Exit(-1));
 }
@@ -915,6 +939,19 @@ fn a_terminal_that_is_deleted_ends_with_everything_in_it() {
             &format!("pty session {id} not found"),
         );
     }
+    // It is deleted, too, when the one who asked for it does not wait.
+    let id = terminal(&execd, &json!({}));
+    let mut view = View::open(&execd, &id, "");
+    let stubborn = nap(983);
+    view.type_in(&format!("(trap '' HUP TERM; {stubborn})\n"));
+    wait_for(|| (processes(&stubborn).len() == 1).then_some(()));
+    let mut asking = TcpStream::connect(execd.address).unwrap();
+    let request = format!("DELETE /pty/{id} HTTP/1.1\r\nHost: x\r\n\r\n");
+    asking.write_all(request.as_bytes()).unwrap();
+    wait_for(|| (execd.get(&format!("/pty/{id}")).status == 404).then_some(()));
+    drop(asking);
+    assert_eq!(view.end(), End::Exit(-1));
+    wait_for(|| processes(&stubborn).is_empty().then_some(()));
     // One that nobody was ever on.
     let id = terminal(&execd, &json!({}));
     let mut view = View::open(&execd, &id, "?view=1");

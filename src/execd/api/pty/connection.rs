@@ -15,7 +15,7 @@ use event_listener::Event;
 use slog::{debug, warn};
 use smol::Timer;
 use smol::channel::{self, Receiver as Queue, Sender as Answers};
-use smol::future::FutureExt;
+use smol::future::{self, FutureExt};
 use smol::stream::StreamExt;
 
 use super::frames::{self, Code, Wanted};
@@ -216,6 +216,8 @@ async fn outgoing(sender: &mut Sender, viewer: &Viewer, queue: Queue<String>) ->
         if let Err(end) = sent {
             return end;
         }
+        // However fast both sides are, what the client sends gets its turn.
+        future::yield_now().await;
     }
 }
 
@@ -275,6 +277,8 @@ async fn incoming(
             let _ = answers.send(answer).await;
         }
         deadline = Instant::now() + READ_TIME;
+        // And so does what it is sent.
+        future::yield_now().await;
     }
 }
 
