@@ -258,7 +258,7 @@ fn memory_stays_flat_however_much_passes_through() {
         return;
     }
     /// Of this build, which is not optimised; `make bench` has the numbers of the specification.
-    const BYTES: usize = 32 * 1024 * 1024;
+    const BYTES: usize = 8 * 1024 * 1024;
     const GROWTH_KIB: u64 = 8 * 1024;
     let sandbox = Sandbox::start();
     let mut connection = Connection::open(sandbox.address).expect("a connection");

@@ -82,17 +82,8 @@ fn footprint(installed: &Installed, starts: usize) {
 fn latency(installed: &Installed, shell: &Path, rounds: usize, single: usize) {
     let (execd, _) = installed.execd();
     let mut connection = Connection::open(execd.address()).expect("a connection");
-    let round = |mut one: Box<dyn FnMut() + '_>| {
-        move || {
-            let mut times: Vec<_> = (0..single)
-                .map(|_| timed(&mut one).as_secs_f64() * 1e6)
-                .collect();
-            times.sort_by(f64::total_cmp);
-            (quantile(&times, 0.5), quantile(&times, 0.99))
-        }
-    };
-    let bare = round(Box::new(|| wait(posix_spawn(shell))));
-    let ours = round(Box::new(|| {
+    let bare = round(single, || wait(posix_spawn(shell)));
+    let ours = round(single, || {
         let answer = connection
             .request("POST", "/command", REQUEST)
             .expect("an answer");
@@ -101,8 +92,8 @@ fn latency(installed: &Installed, shell: &Path, rounds: usize, single: usize) {
             "{}",
             answer.body
         );
-    }));
-    let results = interleave(rounds, &mut [Box::new(bare), Box::new(ours)]);
+    });
+    let results = interleave(rounds, &mut [bare, ours]);
     let column = |case: usize, which: fn(&(f64, f64)) -> f64| -> Vec<f64> {
         results[case].iter().map(which).collect()
     };
@@ -125,6 +116,18 @@ fn latency(installed: &Installed, shell: &Path, rounds: usize, single: usize) {
         "{table}  added at p50: {:.0} us, x{ratio:.2}\n",
         Spread::of(added)
     );
+}
+
+/// A round of `single` turns, of which it gives the median and the slowest hundredth in
+/// microseconds.
+fn round<'a>(single: usize, mut one: impl FnMut() + 'a) -> Box<dyn FnMut() -> (f64, f64) + 'a> {
+    Box::new(move || {
+        let mut times: Vec<_> = (0..single)
+            .map(|_| timed(&mut one).as_secs_f64() * 1e6)
+            .collect();
+        times.sort_by(f64::total_cmp);
+        (quantile(&times, 0.5), quantile(&times, 0.99))
+    })
 }
 
 /// Many commands at once.

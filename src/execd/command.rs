@@ -228,7 +228,18 @@ struct Entry {
     command: Arc<str>,
     started: SystemTime,
     log: Option<Arc<Log>>,
-    finished: Mutex<Option<Finished>>,
+    state: Mutex<State>,
+}
+
+/// What is needed of a command while it runs is not kept with those that have ended.
+enum State {
+    Running(Handle),
+    Finished(Finished),
+}
+
+/// What a command that runs can be ended with.
+#[derive(Clone)]
+struct Handle {
     /// Closed to ask for the end.
     interrupt: Sender<()>,
     /// Closed at the end.
@@ -236,8 +247,22 @@ struct Entry {
 }
 
 impl Entry {
-    fn finished(&self) -> MutexGuard<'_, Option<Finished>> {
-        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finished(&self) -> Option<Finished> {
+        match &*self.state() {
+            State::Running(_) => None,
+            State::Finished(finished) => Some(finished.clone()),
+        }
+    }
+
+    fn running(&self) -> Option<Handle> {
+        match &*self.state() {
+            State::Running(handle) => Some(handle.clone()),
+            State::Finished(_) => None,
+        }
     }
 
     fn retained(&self) -> u64 {
@@ -330,7 +355,7 @@ impl Commands {
     #[must_use]
     pub fn status(&self, id: &str) -> Option<Status> {
         let entry = self.table().entries.get(id)?.clone();
-        let finished = entry.finished().clone();
+        let finished = entry.finished();
         Some(Status {
             id: id.to_owned(),
             command: entry.command.clone(),
@@ -388,13 +413,13 @@ impl Commands {
     pub async fn interrupt(&self, id: &str) -> Result<(), InterruptError> {
         let entry = self.table().entries.get(id).cloned();
         let entry = entry.ok_or(InterruptError::Unknown)?;
-        if entry.finished().is_some() {
+        let Some(handle) = entry.running() else {
             return Err(InterruptError::NotRunning(id.to_owned()));
-        }
-        entry.interrupt.close();
+        };
+        handle.interrupt.close();
         let ended = async {
             // Nothing is ever sent.
-            let _ = entry.ended.recv().await;
+            let _ = handle.ended.recv().await;
         };
         let patience = async {
             Timer::after(terminate::GRACE + INTERRUPT_SLACK).await;
@@ -408,17 +433,14 @@ impl Commands {
         let running: Vec<_> = {
             let table = self.table();
             let entries = table.entries.values();
-            entries
-                .filter(|entry| entry.finished().is_none())
-                .cloned()
-                .collect()
+            entries.filter_map(|entry| entry.running()).collect()
         };
-        for entry in &running {
-            entry.interrupt.close();
+        for handle in &running {
+            handle.interrupt.close();
         }
-        for entry in running {
+        for handle in running {
             // Nothing is ever sent.
-            let _ = entry.ended.recv().await;
+            let _ = handle.ended.recv().await;
         }
     }
 
@@ -478,9 +500,7 @@ impl Commands {
             command: request.command.into(),
             started: SystemTime::now(),
             log,
-            finished: Mutex::new(None),
-            interrupt,
-            ended,
+            state: Mutex::new(State::Running(Handle { interrupt, ended })),
         });
         let mut table = self.table();
         table.entries.insert(id.to_owned(), entry.clone());
@@ -541,7 +561,7 @@ impl Commands {
 
     /// Remembers the end of a command, and forgets the oldest ones beyond the limits.
     fn finish(&self, execution: &ExecutionState, finished: Finished) {
-        *execution.entry.finished() = Some(finished);
+        *execution.entry.state() = State::Finished(finished);
         let mut table = self.table();
         table.running -= 1;
         let retained = execution.entry.retained();

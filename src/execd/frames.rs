@@ -73,6 +73,8 @@ impl Frames {
             Stream::Stdout => stdout,
             Stream::Stderr => stderr,
         };
+        // What lines of some length take, so that it is not moved while it grows.
+        wire.out.reserve(bytes.len() * 2);
         lines.push(bytes, |piece| wire.piece(stream, piece, now));
     }
 
