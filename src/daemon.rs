@@ -139,8 +139,7 @@ pub fn run(
         .serve_scrapers(&daemon.runtime.spawner(), daemon.shutdown.clone());
     let release = async {
         Timer::after(STARTED).await;
-        // Nothing depends on it.
-        let _ = footprint::give_back();
+        footprint::give_back();
     };
     daemon.runtime.spawn(release).detach();
     Ok(lifecycle::conclude(

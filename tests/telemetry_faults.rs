@@ -240,6 +240,25 @@ fn the_end_does_not_wait_for_a_log_nobody_reads() {
     end(&mut daemon);
 }
 
+/// What was lost at an output is told at the end, where another one can still be heard.
+#[test]
+fn lines_a_full_disk_did_not_take_are_told_at_the_end() {
+    let place = Place::new();
+    let mut daemon = place
+        .prepare(opensandbox!("egress"), RULES)
+        .env("OPENSANDBOX_LOG_OUTPUT", "stdout,/dev/full")
+        .spawn();
+    resolve(&place, 32);
+    end(&mut daemon);
+    let log = daemon.log();
+    let lost = lines(&log, "telemetry was lost");
+    assert!(lost[0]["log_lines"].as_u64() >= Some(32), "{lost:?}");
+    assert_eq!(
+        (&lost[0]["log_records"], &lost[0]["metric_points"]),
+        (&0.into(), &0.into())
+    );
+}
+
 #[test]
 fn a_log_that_cannot_be_opened_is_a_configuration_error() {
     let place = Place::new();

@@ -160,17 +160,23 @@ impl Api {
             Ok(body) => {
                 let changes = Arc::clone(&self.changes);
                 let turn = self.turn.acquire_arc().await;
+                let large = body.len() > LARGE_BODY;
                 // The change goes on when the client has left, and so do its claims.
                 let make = move || {
                     let response = changes.on_behalf_of(&trace).make(operation, &body);
-                    if body.len() > LARGE_BODY {
-                        drop(body);
-                        footprint::give_back_heap();
+                    drop(body);
+                    if large {
+                        footprint::give_back();
                     }
                     drop((turn, permit));
                     response
                 };
-                self.spawner.unblock(make).await
+                let response = self.spawner.unblock(make).await;
+                if large {
+                    // The body was read into the heap of the threads that serve.
+                    footprint::give_back_heap();
+                }
+                response
             }
             Err(cause) => {
                 let message = match &cause {

@@ -120,12 +120,14 @@ fn what_is_asked_over_tcp_is_forwarded_over_tcp() {
         "{}",
         answer.0
     );
-    let ways: Vec<_> = scene
+    let mut ways: Vec<_> = scene
         .upstream
         .queries_for("big.test")
         .iter()
         .map(|query| query.transport)
         .collect();
+    // A resolver that takes long is asked again.
+    ways.dedup();
     assert_eq!(ways, [Transport::Udp, Transport::Tcp]);
 }
 

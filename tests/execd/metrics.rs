@@ -129,7 +129,6 @@ fn all_instruments_reach_a_collector() {
         "execd.http.request.duration",
         "execd.execution.count",
         "execd.execution.duration",
-        "execd.execution.memory_bytes",
         "execd.commands.active",
         "execd.system.cpu.usage",
         "execd.system.memory.usage_bytes",

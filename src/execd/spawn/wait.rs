@@ -31,28 +31,9 @@ pub(super) fn collect(pid: u32) -> io::Result<Option<Ended>> {
         usage: Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
-            // The kernel counts what a process was before it became its program: this one, whose
-            // memory it shared. Less than that says nothing.
-            max_rss_bytes: Some(peak(&usage)).filter(|peak| *peak > own_peak()),
+            max_rss_bytes: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
         },
     }))
-}
-
-/// The largest resident set, in bytes.
-fn peak(usage: &libc::rusage) -> u64 {
-    u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024
-}
-
-/// That of this process.
-fn own_peak() -> u64 {
-    let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the pointer is to local storage of the type the call writes.
-    let result = unsafe { libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()) };
-    if result != 0 {
-        return u64::MAX;
-    }
-    // SAFETY: `rusage` is plain numbers, for which all zero is a value, and the call has filled it.
-    peak(&unsafe { usage.assume_init() })
 }
 
 /// Says which child has ended, if any, and leaves its status where it is.

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -22,7 +22,6 @@ use smol::{Executor, Timer, channel};
 use super::account::{Accepted, Account, Failure};
 use super::retry::{self, Backoff};
 use super::transport::{Answer, Transport};
-use crate::footprint;
 
 /// The end of a process, as the exporters see it: no further attempts, and a last moment.
 #[derive(Clone, Debug)]
@@ -93,8 +92,6 @@ struct Inner {
     stop: Stop,
     /// How the last batch ended; taken when it is entered in an account.
     outcome: Mutex<Option<Result<Accepted, Failure>>>,
-    /// Done at the first export.
-    given_back: Once,
 }
 
 impl fmt::Debug for Delivery {
@@ -113,19 +110,13 @@ impl Delivery {
             timeout,
             stop,
             outcome: Mutex::default(),
-            given_back: Once::new(),
         }))
     }
 
     /// Enters in `account` what became of the batch of `items` sent last; nothing was sent: it could
-    /// not be encoded. Called by the thread that exports, when it is done with the batch.
+    /// not be encoded.
     pub fn settle(&self, account: &Account, items: usize) {
         account.settle(items as u64, self.0.outcome().take());
-        // The first export runs much that no later one does, down to the TLS handshake. Nothing
-        // depends on whether its memory is given back.
-        self.0.given_back.call_once(|| {
-            let _ = footprint::give_back();
-        });
     }
 }
 

@@ -25,7 +25,7 @@ fn installed(script: &str) -> Option<PathBuf> {
     Some(PathBuf::from(path.trim_end()))
 }
 
-/// A Python that has the SDK and `websockets`.
+/// A Python that has the SDK, `websockets` and `kubernetes`.
 #[must_use]
 pub fn python() -> Option<PathBuf> {
     installed("python-sdk")
