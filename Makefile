@@ -5,7 +5,7 @@ DESTDIR ?=
 
 ARCH = $(shell uname -m)
 MUSL = $(ARCH)-unknown-linux-musl
-HAS_MUSL = $(wildcard $(shell rustc --print sysroot)/lib/rustlib/$(MUSL)/lib)
+HAS_MUSL = $(shell test -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)/lib" && echo yes)
 TARGET = $(if $(HAS_MUSL),$(MUSL),$(ARCH)-unknown-linux-gnu)
 BINARY = target/$(TARGET)/release/opensandbox
 STATIC = $(if $(HAS_MUSL),,RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static")
@@ -18,9 +18,13 @@ help: ## list the targets
 setup: ## install what is missing to build and test
 	@scripts/setup build test
 
-.PHONY: build
-build: ## build the static binary
+# A target of its own: which TARGET there is, is known only after it.
+.PHONY: toolchain
+toolchain:
 	@scripts/setup build
+
+.PHONY: build
+build: toolchain ## build the static binary
 	$(STATIC) cargo build --locked --release --target $(TARGET)
 
 .PHONY: run
@@ -33,6 +37,7 @@ test: setup ## run every test, and check that the binary is static
 	cargo test --locked --workspace
 	@$(MAKE) --no-print-directory build
 	scripts/check-static $(BINARY)
+	scripts/check-image $(BINARY)
 
 .PHONY: bench
 bench: build ## run the benchmarks (SPECIFICATION.md), in six minutes

@@ -7,6 +7,7 @@
 
 mod command;
 mod egress;
+mod execd;
 mod ingress;
 mod supervisor;
 
@@ -27,6 +28,7 @@ pub const PROGRAM: &str = "opensandbox";
 
 /// Every applet there is.
 pub const APPLETS: &[Applet] = &[
+    execd::APPLET,
     egress::APPLET,
     ingress::APPLET,
     supervisor::APPLET,
@@ -52,6 +54,8 @@ pub struct Applet {
     pub exits: Exits,
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
+    /// What must happen before anything is said or started, with the process still single-threaded.
+    pub prepare: fn(&Values) -> Result<(), Fatal>,
     /// Reads the whole configuration for its errors and warnings only.
     pub check: fn(&Values, &mut Vec<Warning>) -> Result<(), config::Error>,
     /// Does the work. A [`Fatal`] is printed; what the applet has reported itself is an [`Exit`].
@@ -225,6 +229,7 @@ impl Process<'_> {
         if line.print_config {
             return self.print_config(applet, &values);
         }
+        (applet.prepare)(&values)?;
         if let Some(title) = applet.banner
             && values.switch(BANNER, &mut Vec::new())
         {
@@ -307,6 +312,11 @@ pub fn main() -> ExitCode {
     process.run(APPLETS).into()
 }
 
+/// Every variable of the process, for a daemon whose children get them.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
 /// The applet a program of this file name is: the one with the longest name that ends it, after
 /// the start or a character that is no letter or digit (`egress`, `opensandbox-egress`).
 fn by_file_name<'a>(path: &OsStr, applets: &'a [Applet]) -> Option<&'a Applet> {
@@ -356,6 +366,7 @@ mod tests {
                 signals: &[],
                 examples: &[],
             },
+            prepare: |_| Ok(()),
             check: |_, _| Ok(()),
             run: |_| Ok(Exit::Success),
         }

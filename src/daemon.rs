@@ -3,14 +3,13 @@
 //! Owns the order of these steps, so that no way out skips the flush. Never knows what the daemon
 //! is for: that is the function it is given.
 
-mod image;
-
 use std::time::Duration;
 
 use slog::{Logger, error, info, warn};
 use smol::Timer;
 
 use crate::config::{Kind, Setting, Values, Warning};
+use crate::footprint;
 use crate::http::connect::Connector;
 use crate::lifecycle::{self, Exit, Fatal, Notice, Shutdown, Signals};
 use crate::runtime::{self, Runtime};
@@ -29,9 +28,23 @@ pub const SETTINGS: &[Setting] = &[Setting {
 const LOG_OUTPUT: &str = "OPENSANDBOX_LOG_OUTPUT";
 
 /// Where the log goes.
-#[must_use]
-pub fn log_destinations(values: &Values) -> Vec<Destination> {
-    Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default())
+#[derive(Clone, Debug)]
+pub struct LogOutput {
+    /// The setting that says so.
+    pub variable: &'static str,
+    /// What it says.
+    pub destinations: Vec<Destination>,
+}
+
+impl LogOutput {
+    /// Reads the setting of every daemon.
+    #[must_use]
+    pub fn read(values: &Values) -> Self {
+        Self {
+            variable: LOG_OUTPUT,
+            destinations: Destination::parse_list(values.get(LOG_OUTPUT).unwrap_or_default()),
+        }
+    }
 }
 
 /// How long after its beginning a start is over.
@@ -45,6 +58,8 @@ pub struct Start<'a> {
     pub values: &'a Values,
     /// How much it logs at first.
     pub threshold: Threshold,
+    /// Where it logs.
+    pub log: LogOutput,
     /// What was found while its own settings were read.
     pub warnings: Vec<Warning>,
     /// How telemetry reaches its receivers.
@@ -87,7 +102,7 @@ pub fn run(
     let log = log::build(&LogConfig {
         name: start.component.logger(),
         threshold: start.threshold,
-        destinations: log_destinations(start.values),
+        destinations: start.log.destinations,
         baseline: config
             .shared_attributes()
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -97,7 +112,7 @@ pub fn run(
         log::Error::Open { .. } => start
             .values
             .invalid(
-                LOG_OUTPUT,
+                start.log.variable,
                 format!("outputs that can be opened, but {error}"),
             )
             .into(),
@@ -124,7 +139,7 @@ pub fn run(
         .serve_scrapers(&daemon.runtime.spawner(), daemon.shutdown.clone());
     let release = async {
         Timer::after(STARTED).await;
-        image::release();
+        footprint::give_back();
     };
     daemon.runtime.spawn(release).detach();
     Ok(lifecycle::conclude(

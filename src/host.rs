@@ -63,6 +63,12 @@ impl Host {
         Memory::parse(lock(&self.memory).read()?)
     }
 
+    /// Time all processors have spent since the machine started.
+    pub fn cpu_times(&self) -> Option<Times> {
+        let (file, _) = &mut *lock(&self.cpu);
+        Times::parse(file.read()?)
+    }
+
     /// Share of the processors' time that was spent working since the previous reading, 0 to 1;
     /// the first reading is 0.
     pub fn cpu_busy(&self) -> Option<f64> {

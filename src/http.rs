@@ -2,7 +2,7 @@
 //!
 //! Owns the server, the router, the client with its connector and TLS, bodies and their limits,
 //! error answers and the token check; and the parts of a proxy: what changes in the heads it passes
-//! on, connections to backends, tunnels. Never knows a route, a policy or an instrument: an applet
+//! on, connections to backends, tunnels; and WebSockets. Never knows a route, a policy or an instrument: an applet
 //! passes handlers in and is told what happened through [`server::Observer`].
 
 pub mod auth;
@@ -21,6 +21,7 @@ pub mod server;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod websocket;
 
 pub use body::Body;
 

@@ -88,6 +88,9 @@ pub enum Fatal {
         /// What the failing part said.
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What was found before the start does not allow one; the text says it all.
+    #[error("{0}")]
+    Refused(String),
     /// The main thread panicked; the panic itself went to the [`report_panics`] callback.
     #[error("the main thread panicked")]
     Panicked,
@@ -111,7 +114,7 @@ impl Fatal {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Config(_) => Exit::Usage,
-            Self::Failed { .. } | Self::Panicked => Exit::Failure,
+            Self::Failed { .. } | Self::Refused(_) | Self::Panicked => Exit::Failure,
         }
     }
 }

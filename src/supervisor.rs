@@ -22,7 +22,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
-use slog::debug;
 
 use breaker::Breaker;
 use ended::Ended;
@@ -167,13 +166,8 @@ impl Supervisor {
             }
         };
         events::Start(run).emit(&mut self.observer);
-        if self.attempt == 1
-            && let Err(cause) = footprint::give_back()
-        {
-            debug!(
-                self.observer.logger(),
-                "supervisor: the memory of the start is kept: {cause}"
-            );
+        if self.attempt == 1 {
+            footprint::give_back();
         }
         let ended = self.attend(run.pid)?;
         let elapsed = started.elapsed();

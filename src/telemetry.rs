@@ -162,10 +162,17 @@ impl Telemetry {
         let log_limit = limit / LOG_SHARE;
         let logger = self.log.local();
         let losses = self.exporters.shutdown(limit - log_limit);
-        if losses.metric_points > 0 || losses.log_records > 0 || !losses.metrics_flushed {
+        // For an output that works still: one that is full or gone cannot tell itself.
+        let log_lines = self.log.dropped().total();
+        if losses.metric_points > 0
+            || losses.log_records > 0
+            || log_lines > 0
+            || !losses.metrics_flushed
+        {
             warn!(logger, "telemetry was lost";
                 "metric_points" => losses.metric_points,
                 "log_records" => losses.log_records,
+                "log_lines" => log_lines,
                 "metrics_flushed" => losses.metrics_flushed);
         }
         self.log.close(log_limit);

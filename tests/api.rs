@@ -22,7 +22,7 @@ use opensandbox::telemetry::instrument::Meter;
 use slog::{Discard, Logger, o};
 
 /// How long an answer may take before the test gives up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Fixture {
     address: SocketAddr,

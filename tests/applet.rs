@@ -112,7 +112,7 @@ fn a_name_that_only_resembles_an_applet_selects_none() {
 
 #[test]
 fn no_applet_or_an_unknown_one_is_told_which_there_are() {
-    let known = "(one of: egress,";
+    let known = "(one of: execd, egress,";
     assert_refused(&run(PROGRAM, &[]), &["no applet given", known]);
     let unknown = run(PROGRAM, &["egrss"]);
     assert_refused(

@@ -82,6 +82,7 @@ fn the_policy_and_the_codecs_are_pure() {
         [
             "egress/policy",
             "egress/dns/wire",
+            "execd/frames",
             "execd/lines",
             "execd/text",
             "execd/ring",

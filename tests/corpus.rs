@@ -13,6 +13,8 @@ mod http_forward;
 mod ingress_keys;
 #[path = "../fuzz/checks/ingress_route.rs"]
 mod ingress_route;
+#[path = "../fuzz/checks/kube_object.rs"]
+mod kube_object;
 #[path = "../fuzz/checks/policy.rs"]
 mod policy;
 
@@ -67,4 +69,9 @@ fn ingress_keys() {
 #[test]
 fn ingress_route() {
     over_seeds("ingress_route", ingress_route::check);
+}
+
+#[test]
+fn kube_object() {
+    over_seeds("kube_object", kube_object::check);
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use opensandbox::config::{Kind, Setting};
-use opensandbox::{daemon, egress};
+use opensandbox::{daemon, egress, execd, ingress};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -64,7 +64,16 @@ fn the_limits_are_those_of_the_source() {
 #[test]
 fn no_limit_is_missing() {
     /// What is complete in this version; the other applets are listed as they are finished.
-    const COMPLETE: [&str; 6] = ["config", "egress", "host", "http", "runtime", "telemetry"];
+    const COMPLETE: [&str; 8] = [
+        "config",
+        "egress",
+        "execd",
+        "host",
+        "http",
+        "ingress",
+        "runtime",
+        "telemetry",
+    ];
     let documented = documented();
     for source in sources(&root().join("src")) {
         let file = source.strip_prefix(root().join("src")).unwrap();
@@ -121,23 +130,89 @@ fn table<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> String {
     table
 }
 
-#[test]
-fn the_settings_of_egress_are_those_of_the_code() {
+/// Compares the table of settings in a document with the code, or writes it anew.
+fn settings_of<'a>(document: &str, settings: impl IntoIterator<Item = &'a Setting>) {
     const BEGIN: &str = "<!-- begin: settings (UPDATE_DOCS=1 cargo test --test docs) -->\n";
     const END: &str = "<!-- end: settings -->";
-    let path = root().join("docs/egress.md");
+    let path = root().join(document);
     let text = read(&path);
     let (before, rest) = text.split_once(BEGIN).expect("the begin marker");
     let (found, after) = rest.split_once(END).expect("the end marker");
-    let wanted = table(egress::config::SETTINGS.iter().chain(daemon::SETTINGS));
+    let wanted = table(settings);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, format!("{before}{BEGIN}{wanted}{END}{after}")).expect("write");
         return;
     }
     assert!(
         found == wanted,
-        "docs/egress.md is not current: run UPDATE_DOCS=1 cargo test --test docs"
+        "{document} is not current: run UPDATE_DOCS=1 cargo test --test docs"
     );
+}
+
+#[test]
+fn the_settings_of_egress_are_those_of_the_code() {
+    settings_of(
+        "docs/egress.md",
+        egress::config::SETTINGS.iter().chain(daemon::SETTINGS),
+    );
+}
+
+#[test]
+fn the_settings_of_execd_are_those_of_the_code() {
+    use execd::config::{LOG_SETTINGS, SETTINGS};
+    settings_of(
+        "docs/execd.md",
+        SETTINGS.iter().chain(LOG_SETTINGS).chain(daemon::SETTINGS),
+    );
+}
+
+#[test]
+fn the_settings_of_ingress_are_those_of_the_code() {
+    use ingress::{config, provider};
+    settings_of(
+        "docs/ingress.md",
+        config::SETTINGS
+            .iter()
+            .chain(provider::SETTINGS)
+            .chain(daemon::SETTINGS),
+    );
+}
+
+/// The tests that a document names in its tables: `a_test_of_this_form`.
+fn named_tests(text: &str) -> BTreeSet<&str> {
+    let code = text.split('`').skip(1).step_by(2);
+    code.filter(|word| {
+        word.matches('_').count() >= 3
+            && word
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    })
+    .collect()
+}
+
+/// Fails if `document` names a test that there is none of, or too few for the check to mean much.
+fn tests_are_there(document: &str) {
+    let text = read(document);
+    let named = named_tests(&text);
+    assert!(named.len() > 30, "found only {}", named.len());
+    let places = ["src", "tests"].map(|place| sources(&root().join(place)));
+    let tests: String = places.iter().flatten().map(read).collect();
+    for name in named {
+        assert!(
+            tests.contains(&format!("fn {name}()")),
+            "{document}: there is no test {name}"
+        );
+    }
+}
+
+#[test]
+fn the_tests_that_execd_md_names_are_there() {
+    tests_are_there("docs/execd.md");
+}
+
+#[test]
+fn the_tests_that_ingress_md_names_are_there() {
+    tests_are_there("docs/ingress.md");
 }
 
 /// The Markdown files at the top and below `docs/`.

@@ -243,7 +243,7 @@ fn secrets_stay_with_the_daemon() {
         variables: vec![("A".into(), "file".into()), ("B".into(), "file".into())],
         malformed: Vec::new(),
     };
-    asked.environment = engine.layered(None, file, [("B", "request")]);
+    asked.environment = engine.layered(None, file).with([("B", "request")]);
     let (out, _, _) = runtime.block_on(run(&commands, asked));
     assert_eq!(out, "0\nfile request\n");
 }
@@ -1111,7 +1111,7 @@ const WRITER: Role = Role::Writer { takeover: false };
 
 async fn attach(terminals: &Terminals, id: &str, mode: Mode) -> Viewer {
     let viewer = terminals.attach(id, WRITER, 0).unwrap();
-    viewer.start(mode).await.unwrap();
+    viewer.start(mode, true).await.unwrap();
     viewer
 }
 
@@ -1165,7 +1165,14 @@ fn a_terminal_is_an_interactive_shell() {
 
         // Attaching again starts a new shell, after all that the old one has shown.
         drop(viewer);
-        let viewer = attach(&terminals, &id, Mode::Pipe).await;
+        let viewer = terminals.attach(&id, WRITER, 0).unwrap();
+        let left = viewer.start(Mode::Pipe, false).await.unwrap();
+        assert_eq!((left.mode, left.replaced), (None, None));
+        let started = viewer.start(Mode::Pipe, true).await.unwrap();
+        assert_eq!(
+            (started.mode, started.replaced),
+            (Some(Mode::Pipe), Some(42))
+        );
         let (offset, replay) = viewer.replay().unwrap();
         assert_eq!((offset, replay.len() as u64), (0, status.output_offset));
         assert!(String::from_utf8_lossy(&replay).contains("sum=42"));
@@ -1263,7 +1270,8 @@ fn a_takeover_moves_the_lease_and_keeps_the_shell() {
 
         let takeover = Role::Writer { takeover: true };
         let second = terminals.attach(&id, takeover, 0).unwrap();
-        assert_eq!(second.start(Mode::Pipe).await.unwrap(), Mode::Pty);
+        let started = second.start(Mode::Pipe, true).await.unwrap();
+        assert_eq!((started.mode, started.replaced), (Some(Mode::Pty), None));
         loop {
             match first.next().await {
                 Update::TakenOver => break,
@@ -1393,7 +1401,7 @@ fn a_terminal_whose_directory_is_gone_says_so() {
             })
             .unwrap();
         let viewer = terminals.attach(&id, WRITER, 0).unwrap();
-        let error = viewer.start(Mode::Pty).await.unwrap_err().to_string();
+        let error = viewer.start(Mode::Pty, true).await.unwrap_err().to_string();
         assert_eq!(error, "chdir /no/such/place: no such file or directory");
     });
 }

@@ -35,15 +35,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A limit that a test waits for.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// What the observer was told, in order.
+/// What the observer was told, in order: requests that ended, what was no request, and the paths
+/// of requests that began.
 #[derive(Clone, Default)]
-struct Records(Arc<Mutex<Vec<Access>>>, Arc<Mutex<Vec<String>>>);
+struct Records(
+    Arc<Mutex<Vec<Access>>>,
+    Arc<Mutex<Vec<String>>>,
+    Arc<Mutex<Vec<String>>>,
+);
 
 impl Observer for Records {
     type Span = String;
 
     fn begin(&self, head: &Parts, _peer: &Peer) -> String {
-        head.uri.path().to_owned()
+        let path = head.uri.path().to_owned();
+        self.2.lock().unwrap().push(path.clone());
+        path
     }
 
     fn end(&self, _span: String, access: Access) {
@@ -65,6 +72,17 @@ impl Records {
     }
 }
 
+impl Records {
+    /// Waits until `count` requests for `path` have begun.
+    fn wait_begun(&self, path: &str, count: usize) {
+        eventually(|| {
+            let begun = self.2.lock().unwrap();
+            let begun = begun.iter().filter(|begun| *begun == path).count();
+            (begun >= count).then_some(())
+        });
+    }
+}
+
 fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -82,6 +100,7 @@ struct Fixture {
     address: SocketAddr,
     shutdown: Shutdown,
     records: Records,
+    app: Arc<App>,
     serving: Option<Task<Result<(), DrainCut>>>,
 }
 
@@ -94,10 +113,11 @@ impl Fixture {
         let shutdown = Shutdown::new();
         let records = Records::default();
         let app = Arc::new(App::new());
+        let answering = app.clone();
         let serving = server.serve(
             runtime.spawner(),
             move |request| {
-                let app = app.clone();
+                let app = answering.clone();
                 async move { app.answer(request).await }
             },
             records.clone(),
@@ -109,6 +129,7 @@ impl Fixture {
             address,
             shutdown,
             records,
+            app,
             serving,
         }
     }
@@ -182,6 +203,7 @@ enum Endpoint {
     Panic,
     PanicLater,
     Slow,
+    Held,
     Never,
     Peer,
     Guarded,
@@ -190,6 +212,8 @@ enum Endpoint {
 struct App {
     router: Router<Endpoint>,
     token: Token,
+    /// Triggered when what is held may go on.
+    release: Shutdown,
 }
 
 impl App {
@@ -205,11 +229,17 @@ impl App {
             .any("/panic", Endpoint::Panic)
             .any("/panic-later", Endpoint::PanicLater)
             .any("/slow", Endpoint::Slow)
+            .any("/held", Endpoint::Held)
             .any("/never", Endpoint::Never)
             .any("/peer", Endpoint::Peer)
             .any("/guarded", Endpoint::Guarded);
         let token = Token::new(TOKEN, "s3cret");
-        Self { router, token }
+        let release = Shutdown::new();
+        Self {
+            router,
+            token,
+            release,
+        }
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -248,6 +278,10 @@ impl App {
             }
             Endpoint::Slow => {
                 Timer::after(SHORT).await;
+                Response::new("done".into())
+            }
+            Endpoint::Held => {
+                self.release.wait().await;
                 Response::new("done".into())
             }
             Endpoint::Never => std::future::pending().await,
@@ -386,7 +420,7 @@ fn a_client_that_leaves_ends_the_exchange() {
             socket.read_exact(&mut some).unwrap();
             assert_eq!(&some, b"HTTP/1.1 200");
         } else {
-            std::thread::sleep(Duration::from_millis(20));
+            fixture.records.wait_begun(path, 1);
         }
         drop(socket);
         let records = fixture.records.wait(before + 1);
@@ -429,7 +463,8 @@ fn what_is_not_http_is_refused_clearly() {
         let answer = fixture.raw(bytes);
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer:?}");
     }
-    assert_eq!(fixture.records.1.lock().unwrap().len(), 6);
+    // Told after the answer.
+    eventually(|| (fixture.records.1.lock().unwrap().len() == 6).then_some(()));
     for head in [
         "GET /policy HTTP/1.1\r\n",
         "GET /policy HTTP/1.1\r\nHost: a\r\nHost: b\r\n",
@@ -624,13 +659,17 @@ fn a_drain_lets_requests_finish_and_closes_idle_connections() {
     write!(idle, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     fixture.records.wait(1);
     let mut busy = fixture.connect();
-    write!(busy, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-    let url = fixture.url("/slow");
+    write!(busy, "GET /held HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let url = fixture.url("/held");
     let h2 = std::thread::spawn(move || curl(&["--http2-prior-knowledge", &url]));
-    std::thread::sleep(SHORT / 2);
+    fixture.records.wait_begun("/held", 2);
     let address = fixture.address;
-    assert_eq!(fixture.stop(), Ok(()));
+    fixture.shutdown.trigger();
+    // Its end shows that the connections learn of the drain; the other two need no longer.
     assert!(read_all(&mut idle).ends_with("policy"));
+    std::thread::sleep(SHORT);
+    fixture.app.release.trigger();
+    assert_eq!(fixture.stop(), Ok(()));
     let answer = read_all(&mut busy);
     assert!(answer.ends_with("done"), "{answer}");
     assert!(
@@ -651,7 +690,7 @@ fn a_drain_is_cut_at_its_deadline_and_by_force() {
         });
         let mut socket = fixture.connect();
         write!(socket, "GET /never HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
-        std::thread::sleep(SHORT / 4);
+        fixture.records.wait_begun("/never", 1);
         let (records, shutdown) = (fixture.records.clone(), fixture.shutdown.clone());
         if force {
             shutdown.force();
@@ -1133,7 +1172,7 @@ fn a_server_out_of_descriptors_recovers() {
     let crowd: Vec<_> = (0..100)
         .map(|_| TcpStream::connect(address).unwrap())
         .collect();
-    std::thread::sleep(2 * SHORT);
+    std::thread::sleep(5 * SHORT);
     drop(crowd);
     let failures = curl(&[&format!("http://{address}/")]);
     // Once each pause, and not thousands of times.

@@ -13,7 +13,7 @@ use slog::Drain as _;
 use support::http::{Endpoint, Reply};
 
 /// More than any delivery of these tests takes.
-const AMPLE: Duration = Duration::from_secs(10);
+const AMPLE: Duration = Duration::from_secs(30);
 
 /// What the webhook logged.
 #[derive(Clone, Default)]
@@ -61,7 +61,7 @@ fn settings(url: &str) -> Settings {
         target: Target::parse(url).expect("a target"),
         sandbox: "sb1".to_owned(),
         schedule: Schedule {
-            attempt: Duration::from_millis(200),
+            attempt: AMPLE,
             back_off: [1, 2, 4].map(Duration::from_millis),
         },
     }
@@ -112,7 +112,9 @@ fn each_denial_is_one_post_in_order() {
 fn trouble_is_retried_until_it_passes() {
     let (runtime, endpoint, log) = (runtime(), Endpoint::start(), Log::default());
     endpoint.script([Reply::status(500), Reply::Close, Reply::Hang]);
-    let webhook = start(&runtime, settings(&url(&endpoint)), &log);
+    let mut brief = settings(&url(&endpoint));
+    brief.schedule.attempt = Duration::from_secs(1);
+    let webhook = start(&runtime, brief, &log);
     webhook.publisher().denied("evil.test");
     let requests = endpoint.wait_for(4);
     assert!(

@@ -245,11 +245,21 @@ pub struct Delay {
     pub p50: f64,
     /// 99 in 100 answers took less, in microseconds.
     pub p99: f64,
+    /// Processor time of the threads of `target` that do not answer, in milliseconds a second.
+    pub beside: f64,
 }
 
 /// Asks [`RATE`] queries a second of `address` for as long as `round`, on a schedule that does not
-/// wait for answers.
-pub fn delay(address: SocketAddr, round: Duration) -> Delay {
+/// wait for answers. `target` is who answers there, if it is a process of its own.
+pub fn delay(address: SocketAddr, target: Option<Target>, round: Duration) -> Delay {
+    let beside = || {
+        target.map_or(0.0, |target| {
+            let all = target.process.processor_time(None);
+            let answering = target.process.processor_time(Some(target.thread));
+            all.saturating_sub(answering).as_secs_f64() * 1e3
+        })
+    };
+    let before = beside();
     let count = (round.as_secs_f64() * f64::from(RATE)) as usize;
     let socket = socket();
     socket.connect(address).expect("a route");
@@ -287,6 +297,7 @@ pub fn delay(address: SocketAddr, round: Duration) -> Delay {
     Delay {
         p50: quantile(&delays, 0.5),
         p99: quantile(&delays, 0.99),
+        beside: (beside() - before) / epoch.elapsed().as_secs_f64(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! The egress daemon as it is delivered, against a bare UDP relay and a direct query, and what it
 //! takes of the machine (`SPECIFICATION.md`, numbers 1 to 6, 19, 21, 22).
 //!
+//! `cargo bench --bench egress -- PART...` runs some parts of it: `start`, `idle`, `throughput`,
+//! `delay`, `sustained`, `rules`; each takes less than two minutes.
 //! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one.
+//! `OPENSANDBOX_BENCH_ROUNDS` is how many rounds throughput and delay are measured in.
 //! `OPENSANDBOX_BENCH_SUSTAINED` is how many seconds the load under dead receivers lasts.
 
 mod daemon;
@@ -11,7 +14,7 @@ mod receiver;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::bench::{Spread, Table, interleave, measured};
+use support::bench::{Spread, Table, interleave, measured, wanted};
 
 use self::daemon::{Daemon, Installed, telemetry};
 use self::load::{Delay, RATE, Sides, Target, Throughput, WINDOW, delay, relay, throughput};
@@ -20,10 +23,13 @@ use self::receiver::Receiver;
 /// Starts of the daemon.
 const STARTS: usize = 20;
 /// How long a daemon is left alone before it counts as idle.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(3);
+/// How often an idle daemon is looked at, and how long apart: its exports come and go.
+const LOOKS: usize = 40;
+const APART: Duration = Duration::from_millis(75);
 /// Rounds at full load, and at a fixed rate, and how long each takes.
-const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 21;
+const ROUND: Duration = Duration::from_millis(600);
 /// Queries a second of each daemon while receivers are dead, and for how long.
 const SUSTAINED_RATE: u32 = 5_000;
 const SUSTAINED: Duration = Duration::from_secs(60);
@@ -40,6 +46,7 @@ struct Extent {
     posts: usize,
     round: Duration,
     settle: Duration,
+    looks: usize,
     warm: Duration,
     sustained: Duration,
 }
@@ -54,18 +61,21 @@ impl Extent {
                 posts: 2,
                 round: moment,
                 settle: moment,
+                looks: 1,
                 warm: moment,
                 sustained: moment * 2,
             };
         }
-        let seconds = std::env::var("OPENSANDBOX_BENCH_SUSTAINED").ok();
-        let seconds = seconds.and_then(|seconds| seconds.parse().ok());
+        let number = |variable| -> Option<u64> { std::env::var(variable).ok()?.parse().ok() };
+        let rounds = number("OPENSANDBOX_BENCH_ROUNDS");
+        let seconds = number("OPENSANDBOX_BENCH_SUSTAINED");
         Self {
             starts: STARTS,
-            rounds: ROUNDS,
+            rounds: rounds.map_or(ROUNDS, |rounds| rounds as usize),
             posts: POSTS,
             round: ROUND,
             settle: SETTLE,
+            looks: LOOKS,
             warm: WARM,
             sustained: seconds.map_or(SUSTAINED, Duration::from_secs),
         }
@@ -76,10 +86,23 @@ fn main() {
     let extent = Extent::new();
     let sides = Sides::split();
     let upstream = load::responder();
-    let relay = relay(upstream, sides);
     let installed = Installed::new(upstream, sides);
-    start_up(&installed, &extent);
+    if wanted("start") {
+        start_up(&installed, &extent);
+    }
+    if ["idle", "throughput", "delay", "sustained"]
+        .into_iter()
+        .any(wanted)
+    {
+        beside_receivers(upstream, &installed, sides, &extent);
+    }
+    if wanted("rules") {
+        rules(&installed, &extent);
+    }
+}
 
+/// Daemons that differ in where their telemetry goes.
+fn beside_receivers(upstream: SocketAddr, installed: &Installed, sides: Sides, extent: &Extent) {
     let (willing, refusing, hanging) = (
         Receiver::willing(),
         Receiver::refusing(),
@@ -97,16 +120,23 @@ fn main() {
         (name, installed.start(settings).0)
     });
     std::thread::sleep(extent.settle);
-    idle(&daemons);
-    under_full_load(relay, &daemons, &extent);
-    added_delay(upstream, relay, &daemons, &extent);
-    sustained(&daemons, &extent);
+    if wanted("idle") {
+        idle(&daemons, extent);
+    }
+    let relay = relay(upstream, sides);
+    if wanted("throughput") {
+        under_full_load(relay, &daemons, extent);
+    }
+    if wanted("delay") {
+        added_delay(upstream, relay, &daemons, extent);
+    }
+    if wanted("sustained") {
+        sustained(&daemons, extent);
+    }
     println!(
         "exports the willing receiver took: {}\n",
         willing.requests()
     );
-    drop(daemons);
-    rules(&installed, &extent);
 }
 
 /// The size of the binary, and how long it takes to its first answers.
@@ -130,17 +160,23 @@ fn start_up(installed: &Installed, extent: &Extent) {
 }
 
 /// What a daemon takes that nobody has asked anything.
-fn idle(daemons: &[(&str, Daemon)]) {
+fn idle(daemons: &[(&str, Daemon)], extent: &Extent) {
+    let mut looks: Vec<Vec<(f64, f64)>> = vec![Vec::new(); daemons.len()];
+    for _ in 0..extent.looks {
+        for ((_, daemon), looks) in daemons.iter().zip(&mut looks) {
+            looks.push(daemon.process.resident());
+        }
+        std::thread::sleep(APART);
+    }
     let mut table = Table::new(&["idle", "RSS MiB", "of it private", "threads", "sockets"]);
-    for (name, daemon) in daemons {
-        let (resident, private) = daemon.process.resident();
+    for ((name, daemon), looks) in daemons.iter().zip(looks) {
         let mut threads: Vec<_> = daemon.process.threads();
         threads.sort();
         let names: Vec<_> = threads.iter().map(|(_, name, _)| name.as_str()).collect();
         table.row(&[
             name,
-            &format!("{resident:.2}"),
-            &format!("{private:.2}"),
+            &format!("{:.2}", Spread::of(looks.iter().map(|look| look.0))),
+            &format!("{:.2}", Spread::of(looks.iter().map(|look| look.1))),
             &format!("{} ({})", names.len(), names.join(" ")),
             &daemon.process.sockets(),
         ]);
@@ -192,38 +228,63 @@ fn under_full_load(relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
     println!("{table}");
 }
 
-/// How much later an answer comes than one that was asked for directly.
+/// How much later an answer comes than one that was asked for directly, and than a bare relay's.
 fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], extent: &Extent) {
+    const DIRECT: usize = 0;
+    const RELAY: usize = 1;
+    const SILENT: usize = 2;
     let mut cases: Vec<Box<dyn FnMut() -> Delay>> = vec![
-        Box::new(|| delay(upstream, extent.round)),
-        Box::new(|| delay(relay.address, extent.round)),
+        Box::new(|| delay(upstream, None, extent.round)),
+        Box::new(|| delay(relay.address, None, extent.round)),
     ];
     for (_, daemon) in daemons {
-        cases.push(Box::new(|| delay(daemon.dns, extent.round)));
+        cases.push(Box::new(|| {
+            delay(daemon.dns, Some(daemon.target()), extent.round)
+        }));
+    }
+    // Until the queues towards the dead receivers are full.
+    for (_, daemon) in daemons {
+        delay(daemon.dns, None, extent.round);
     }
     let rounds = interleave(extent.rounds, &mut cases);
-    println!("{RATE} queries a second, microseconds above a direct query of the same round:");
-    let mut table = Table::new(&["", "p50", "p99", "p99, share of no telemetry"]);
-    let direct = &rounds[0];
-    let p99 = |case: usize| -> Vec<f64> { rounds[case].iter().map(|round| round.p99).collect() };
-    let median = |part: fn(&Delay) -> f64| Spread::of(direct.iter().map(part));
+    let of = |case: usize, part: fn(&Delay) -> f64| -> Vec<f64> {
+        rounds[case].iter().map(part).collect()
+    };
+    let p50 = |case| of(case, |round| round.p50);
+    let p99 = |case| of(case, |round| round.p99);
+    println!(
+        "{RATE} queries a second in {} rounds of {} ms, microseconds:",
+        extent.rounds,
+        extent.round.as_millis()
+    );
+    let mut table = Table::new(&[
+        "",
+        "p50 above direct",
+        "p50 above the relay",
+        "p99 above direct",
+        "p99, share of no telemetry",
+        "beside the dns thread, ms CPU/s",
+    ]);
     table.row(&[
         &"direct query, in full",
-        &format!("{:.0}", median(|round| round.p50)),
-        &format!("{:.0}", median(|round| round.p99)),
+        &format!("{:.0}", Spread::of(p50(DIRECT))),
+        &"",
+        &format!("{:.0}", Spread::of(p99(DIRECT))),
     ]);
     let names = ["bare relay"].into_iter();
     let names = names.chain(daemons.iter().map(|(name, _)| *name));
-    for (case, name) in (1..).zip(names) {
-        let added = |part: fn(&Delay) -> f64| {
-            let pairs = rounds[case].iter().zip(direct);
-            Spread::of(pairs.map(|(through, direct)| part(through) - part(direct)))
+    for (case, name) in (RELAY..).zip(names) {
+        let above = |this: Vec<f64>, other: Vec<f64>| {
+            let pairs = this.iter().zip(&other);
+            format!("{:.0}", Spread::of(pairs.map(|(this, other)| this - other)))
         };
         table.row(&[
             &name,
-            &format!("{:.0}", added(|round| round.p50)),
-            &format!("{:.0}", added(|round| round.p99)),
-            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(2))),
+            &above(p50(case), p50(DIRECT)),
+            &above(p50(case), p50(RELAY)),
+            &above(p99(case), p99(DIRECT)),
+            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(SILENT))),
+            &format!("{:.2}", Spread::of(of(case, |round| round.beside))),
         ]);
     }
     println!("{table}");
@@ -278,7 +339,13 @@ fn rules(installed: &Installed, extent: &Extent) {
     let rules: Vec<_> = (0..RULES).map(rule).collect();
     let policy = format!(r#"{{"egress":[{}]}}"#, rules.join(","));
     let resident = || format!("{:.2}", daemon.process.resident().0);
-    let mut table = Table::new(&["POST /policy", "ms", "RSS MiB before", "after"]);
+    let mut table = Table::new(&[
+        "POST /policy",
+        "ms",
+        "RSS MiB before",
+        "after",
+        "most so far",
+    ]);
     for (what, times) in [
         (&*format!("of {RULES} rules, once"), 1),
         ("again and again", extent.posts),
@@ -287,7 +354,8 @@ fn rules(installed: &Installed, extent: &Extent) {
         let times = (0..times).map(|_| milliseconds(daemon.replace_policy(&policy)));
         let times = Spread::of(times);
         std::thread::sleep(extent.settle);
-        table.row(&[&what, &times, &before, &resident()]);
+        let peak = format!("{:.2}", daemon.process.peak());
+        table.row(&[&what, &times, &before, &resident(), &peak]);
     }
     println!("{table}");
 }

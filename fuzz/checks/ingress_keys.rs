@@ -45,10 +45,8 @@ fn check_keys(keys: &Keys, label: &str) {
         let signed = keys
             .sign(key, &route.sandbox, route.port, 7)
             .expect("a key of that name");
-        let signed_route = Route {
-            signed: Some(signed),
-            ..route.clone()
-        };
+        let mut signed_route = route.clone();
+        signed_route.signed = Some(signed);
         assert_eq!(open(&signed_route, 7), Ok(Granted::Signature(key)));
         assert_eq!(open(&signed_route, 8), Err(Denied::Expired));
         let mut other = signed_route.clone();

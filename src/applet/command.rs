@@ -338,6 +338,7 @@ mod tests {
             signals: &[],
             examples: &[],
         },
+        prepare: |_| Ok(()),
         check: |_, _| Ok(()),
         run: |_| Ok(Exit::Success),
     };

@@ -78,6 +78,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry::Config::read(Component::Egress, values, warnings));
         read(values, warnings).map(drop)
@@ -90,6 +91,7 @@ pub const APPLET: Applet = Applet {
             component: Component::Egress,
             values,
             threshold: config.log_threshold,
+            log: daemon::LogOutput::read(values),
             warnings,
             connector: egress::connector(&resolver),
         };

@@ -64,7 +64,7 @@ pub const APPLET: Applet = Applet {
         ],
         of: |fatal| match fatal {
             Fatal::Config(_) => Exit::Setup,
-            Fatal::Failed { .. } | Fatal::Panicked => Exit::Failure,
+            Fatal::Failed { .. } | Fatal::Refused(_) | Fatal::Panicked => Exit::Failure,
         },
     },
     manual: Manual {
@@ -94,6 +94,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry::Config::read(
             Component::Ingress,
@@ -112,6 +113,7 @@ pub const APPLET: Applet = Applet {
             component: Component::Ingress,
             values,
             threshold: config.log_threshold,
+            log: daemon::LogOutput::read(values),
             warnings,
             connector: Connector::default(),
         };

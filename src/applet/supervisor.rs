@@ -101,6 +101,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry_config(values, warnings));
         Config::read(values, warnings).map(drop)
@@ -186,7 +187,7 @@ impl Voice {
         let log = LogConfig {
             name: Component::Supervisor.logger(),
             threshold: config.threshold,
-            destinations: daemon::log_destinations(values),
+            destinations: daemon::LogOutput::read(values).destinations,
             baseline: telemetry
                 .shared_attributes()
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))

@@ -12,6 +12,7 @@ use smol::lock::Semaphore;
 
 use super::events::Observer;
 use super::writer::Writer;
+use crate::footprint;
 use crate::http::auth::Token;
 use crate::http::router::{Miss, Router};
 use crate::http::server::Handler;
@@ -35,6 +36,9 @@ pub const MAX_BODY: usize = 1024 * 1024;
 /// Changes whose bodies are read, or which wait to be made, at the same time; a further one is
 /// answered 503. Each may hold [`MAX_BODY`] octets, and the workload shares the memory.
 pub const MAX_CHANGES: usize = 32;
+
+/// A body longer than this, in octets, is worth giving its memory back at once.
+const LARGE_BODY: usize = 32 * 1024;
 
 /// Connections open at the same time; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 512;
@@ -76,6 +80,9 @@ pub struct Api {
     request_ids: RequestIds,
     spawner: Spawner,
     under_way: Arc<Semaphore>,
+    /// Who holds it makes a change. Changes wait for each other in any case; waiting here takes no
+    /// thread, so that one thread makes them all, and its heap is the only one that grows.
+    turn: Arc<Semaphore>,
 }
 
 impl Api {
@@ -117,6 +124,7 @@ impl Api {
             request_ids: settings.request_ids,
             spawner,
             under_way: Arc::new(Semaphore::new(MAX_CHANGES)),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -151,13 +159,24 @@ impl Api {
         match request.into_body().collect(MAX_BODY).await {
             Ok(body) => {
                 let changes = Arc::clone(&self.changes);
-                // The change goes on when the client has left, and so does its claim.
+                let turn = self.turn.acquire_arc().await;
+                let large = body.len() > LARGE_BODY;
+                // The change goes on when the client has left, and so do its claims.
                 let make = move || {
                     let response = changes.on_behalf_of(&trace).make(operation, &body);
-                    drop(permit);
+                    drop(body);
+                    if large {
+                        footprint::give_back();
+                    }
+                    drop((turn, permit));
                     response
                 };
-                self.spawner.unblock(make).await
+                let response = self.spawner.unblock(make).await;
+                if large {
+                    // The body was read into the heap of the threads that serve.
+                    footprint::give_back_heap();
+                }
+                response
             }
             Err(cause) => {
                 let message = match &cause {

@@ -253,12 +253,7 @@ impl Policy {
         let document = document::parse(text)?;
         let default_action = Action::parse(&document.default_action)
             .ok_or_else(|| Error::UnsupportedDefault(document.default_action.trim().to_owned()))?;
-        let rules = document
-            .egress
-            .iter()
-            .map(SentRule::check)
-            .collect::<Result<_, _>>()?;
-        Ok(Self::new(rules, default_action))
+        Ok(Self::new(document.egress.0?, default_action))
     }
 
     /// The rules in order.

@@ -279,7 +279,7 @@ impl Transaction<'_> {
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn commit(&mut self, next: Policy) -> Result<(), Refused> {
+    pub fn commit(&mut self, next: Arc<Policy>) -> Result<(), Refused> {
         let writer = self.writer;
         let generation = self.state.next_generation();
         let effective = Arc::new(Effective::compile(&self.state.always, &next, generation));
@@ -294,7 +294,7 @@ impl Transaction<'_> {
             return Err(Refused::Save(cause));
         }
         writer.live.replace(effective);
-        writer.user.store(Arc::new(next));
+        writer.user.store(next);
         self.state.in_step = true;
         Ok(())
     }

@@ -339,6 +339,15 @@ impl Commands {
         })
     }
 
+    /// The offsets of what is kept of a background command's output from byte `cursor` on.
+    ///
+    /// # Errors
+    ///
+    /// There is no such log.
+    pub fn log_extent(&self, id: &str, cursor: u64) -> Result<std::ops::Range<u64>, LogError> {
+        Ok(self.log(id)?.extent(cursor))
+    }
+
     /// At most `limit` bytes of a background command's output from byte `cursor`, and where they
     /// begin: later than asked for when output that old is no longer kept.
     ///
@@ -351,10 +360,7 @@ impl Commands {
         cursor: u64,
         limit: usize,
     ) -> Result<(u64, Vec<u8>), LogError> {
-        let entry = self.table().entries.get(id).cloned();
-        let entry = entry.ok_or_else(|| LogError::Unknown(id.to_owned()))?;
-        let log = entry.log.clone();
-        let log = log.ok_or_else(|| LogError::Foreground(id.to_owned()))?;
+        let log = self.log(id)?;
         let read = if log.blocks(0) {
             let spawner = &self.shared.engine.spawner;
             spawner.unblock(move || log.read(cursor, limit)).await
@@ -365,6 +371,13 @@ impl Commands {
             id: id.to_owned(),
             cause,
         })
+    }
+
+    fn log(&self, id: &str) -> Result<Arc<Log>, LogError> {
+        let entry = self.table().entries.get(id).cloned();
+        let entry = entry.ok_or_else(|| LogError::Unknown(id.to_owned()))?;
+        let log = entry.log.clone();
+        log.ok_or_else(|| LogError::Foreground(id.to_owned()))
     }
 
     /// Ends a command and everything in its session, and waits until it has ended, or as good as.

@@ -39,6 +39,8 @@ pub struct Access {
     pub request: HttpRequest,
     /// From the request's head to the end of the response.
     pub elapsed: Duration,
+    /// Whether the whole response was sent.
+    pub complete: bool,
 }
 
 impl Access {
@@ -46,9 +48,9 @@ impl Access {
     /// instruments.
     pub fn emit(&self, to: &Observer, logger: &slog::Logger) {
         to.metrics.http_requests.add_for(1, &self.request);
-        to.metrics
-            .http_duration
-            .record_for(self.elapsed.as_secs_f64(), &self.request);
+        let seconds = self.elapsed.as_secs_f64();
+        to.metrics.http_duration.record_for(seconds, &self.request);
+        to.metrics.server_duration.record(seconds, self.request);
         info!(logger, "execd access"; self);
     }
 }
@@ -59,7 +61,11 @@ impl KV for Access {
         serializer.emit_str("method".into(), self.request.method.as_str())?;
         serializer.emit_str("route".into(), self.request.route)?;
         serializer.emit_u16("status".into(), self.request.status)?;
-        serializer.emit_f64("duration".into(), self.elapsed.as_secs_f64())
+        serializer.emit_f64("duration".into(), self.elapsed.as_secs_f64())?;
+        if self.complete {
+            return Ok(());
+        }
+        serializer.emit_bool("aborted".into(), true)
     }
 }
 
@@ -126,9 +132,9 @@ impl Execution<'_> {
         to.metrics
             .execution_duration
             .record_for(self.elapsed.as_secs_f64(), labels);
-        if let Some(usage) = self.usage {
+        if let Some(peak) = self.usage.and_then(|usage| usage.max_rss_bytes) {
             #[expect(clippy::cast_precision_loss, reason = "exact up to 8 PiB")]
-            let peak = usage.max_rss_bytes as f64;
+            let peak = peak as f64;
             to.metrics.execution_memory.record_for(peak, self.operation);
         }
         info!(logger, "execd execution"; self);
@@ -150,7 +156,9 @@ impl KV for Execution<'_> {
         serializer.emit_f64("duration".into(), self.elapsed.as_secs_f64())?;
         if let Some(usage) = self.usage {
             serializer.emit_f64("cpu_time".into(), (usage.user + usage.system).as_secs_f64())?;
-            serializer.emit_u64("max_rss".into(), usage.max_rss_bytes)?;
+            if let Some(peak) = usage.max_rss_bytes {
+                serializer.emit_u64("max_rss".into(), peak)?;
+            }
         }
         Ok(())
     }

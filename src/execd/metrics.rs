@@ -2,13 +2,16 @@
 //!
 //! Nothing a client can choose freely is an attribute: no command, no path, no session id.
 
+use std::sync::Arc;
+
 use opentelemetry::KeyValue;
 
+use crate::host::Host;
 use crate::telemetry::instrument::{
     Counter, Histogram, Labels, ObservableCounter, ObservableGauge, ObservableRatio,
     STREAMING_HTTP_SECONDS, UpDownCounter,
 };
-use crate::telemetry::semconv::HttpRequest;
+use crate::telemetry::semconv::{HttpRequest, ServerRequestDuration};
 use crate::telemetry::series::{KeyedCounter, KeyedHistogram};
 
 /// Boundaries, in seconds, for executions.
@@ -40,13 +43,18 @@ crate::instruments! {
         http_duration: KeyedHistogram<HttpRequest> = "execd.http.request.duration", "s",
             attributes ["http.method", "http.route", "http.status_code"],
             boundaries STREAMING_HTTP_SECONDS;
+        /// Time to answer a request, under the stable semantic conventions; only with
+        /// OTEL_SEMCONV_STABILITY_OPT_IN.
+        server_duration: ServerRequestDuration = "http.server.request.duration", "s",
+            attributes ["http.request.method", "http.response.status_code", "http.route", "url.scheme", "error.type"],
+            boundaries STREAMING_HTTP_SECONDS;
         /// Executions, foreground or background, at their real end.
         executions: Counter<ExecutionLabels> = "execd.execution.count", "{execution}",
             attributes ["operation", "result"];
         /// Time from the start of an execution to its real end.
         execution_duration: Histogram<ExecutionLabels> = "execd.execution.duration", "s",
             attributes ["operation", "result"], boundaries EXECUTION_SECONDS;
-        /// Peak resident set of a finished execution, where the kernel reports it.
+        /// Peak resident set of a finished execution, where the kernel tells it from the daemon's own.
         execution_memory: Histogram<Operation> = "execd.execution.memory_bytes", "By",
             attributes ["operation"], boundaries MEMORY_BYTES;
         /// Commands that run now, foreground and background.
@@ -65,6 +73,65 @@ crate::instruments! {
         /// Sockets in any state.
         network_connections: ObservableGauge = "execd.system.network.connections.active",
             "{connection}", attributes ["protocol"];
+    }
+}
+
+impl Metrics {
+    /// Takes the readings of the system from `host`, whenever they are collected.
+    pub fn observe(&self, host: Host) {
+        let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let host = Arc::new(host);
+        let source = Arc::clone(&host);
+        self.host_cpu.observe(move |point| {
+            if let Some(busy) = source.cpu_busy() {
+                point(busy * 100.0, &[]);
+            }
+        });
+        let source = Arc::clone(&host);
+        self.host_memory.observe(move |point| {
+            if let Some(memory) = source.memory() {
+                point(signed(memory.used()), &[]);
+            }
+        });
+        let source = Arc::clone(&host);
+        self.host_processes.observe(move |point| {
+            if let Some(processes) = source.processes() {
+                point(signed(processes), &[]);
+            }
+        });
+        let source = Arc::clone(&host);
+        self.network_io.observe(move |point| {
+            if let Some(traffic) = source.traffic() {
+                point(traffic.received, &Direction::In.attributes());
+                point(traffic.sent, &Direction::Out.attributes());
+            }
+        });
+        self.network_connections.observe(move |point| {
+            if let Some(sockets) = host.connections() {
+                point(signed(sockets.tcp), &Protocol::Tcp.attributes());
+                point(signed(sockets.udp), &Protocol::Udp.attributes());
+            }
+        });
+    }
+}
+
+crate::attribute_values! {
+    /// Which way bytes went.
+    pub enum Direction as "direction" {
+        /// Received.
+        In = "in",
+        /// Sent.
+        Out = "out",
+    }
+}
+
+crate::attribute_values! {
+    /// What kind of socket.
+    pub enum Protocol as "protocol" {
+        /// TCP.
+        Tcp = "tcp",
+        /// UDP.
+        Udp = "udp",
     }
 }
 

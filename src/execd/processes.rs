@@ -48,6 +48,14 @@ pub(super) fn is_fork_of(pid: u32, parent: u32) -> bool {
     line(pid).is_some_and(|line_of_fork| line(parent) == Some(line_of_fork))
 }
 
+/// The largest resident set this process has had, in bytes.
+pub(super) fn own_peak() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: u64 = line?.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
 /// The clock in which the kernel tells when a process started: ticks from boot.
 pub(super) fn ticks_now() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

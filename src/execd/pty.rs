@@ -50,9 +50,6 @@ pub const PACE: u64 = REPLAY as u64 / 2;
 /// How long the shell waits for a viewer that takes nothing.
 pub const STALL: Duration = Duration::from_secs(1);
 
-/// How long input waits for a shell that reads none.
-pub const INPUT_PATIENCE: Duration = Duration::from_secs(10);
-
 /// How long a terminal without a shell and without viewers stays.
 pub const IDLE: Duration = Duration::from_secs(60 * 60);
 
@@ -131,6 +128,15 @@ pub enum Role {
     Observer,
 }
 
+/// The shell of a terminal, as somebody who attaches finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// What it runs on; `None` if it has ended and was left at that.
+    pub mode: Option<Mode>,
+    /// How the one before it ended, when it had to be started for that reason.
+    pub replaced: Option<i32>,
+}
+
 /// What a viewer is told next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Update {
@@ -158,9 +164,6 @@ pub enum InputError {
     /// There is no shell.
     #[error("the shell has ended")]
     NotRunning,
-    /// The shell does not read.
-    #[error("the shell has read nothing for {} s", INPUT_PATIENCE.as_secs())]
-    Stuck,
     /// The descriptor failed.
     #[error("write {0}")]
     Write(io::Error),
@@ -210,6 +213,26 @@ struct Shell {
     child: Arc<Child>,
     input: Arc<Async<OwnedFd>>,
     mode: Mode,
+}
+
+impl Shell {
+    fn offer(&self, bytes: &[u8]) -> Result<usize, InputError> {
+        loop {
+            match rustix::io::write(self.input.get_ref(), bytes) {
+                Ok(taken) => return Ok(taken),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(error) => return Err(InputError::Write(error.into())),
+            }
+        }
+    }
+
+    /// Waits until it may take some more.
+    async fn ready_for_input(&self) -> Result<(), InputError> {
+        poll_fn(|context| self.input.poll_writable(context))
+            .await
+            .map_err(InputError::Write)
+    }
 }
 
 impl Terminals {
@@ -493,21 +516,25 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// Sees to it that a shell runs, and says on what: on `mode` if it was started by this. After
-    /// the end of a shell a new one is started.
+    /// Sees to it that a shell runs: on `mode` if it is started by this. After the end of a shell a
+    /// new one is started only if `again`.
     ///
     /// # Errors
     ///
     /// It could not be started.
-    pub async fn start(&self, mode: Mode) -> Result<Mode, StartError> {
+    pub async fn start(&self, mode: Mode, again: bool) -> Result<Started, StartError> {
         let _starting = self.terminal.starting.lock().await;
         {
             let state = self.terminal.state();
             if state.deleted {
                 return Err(StartError::Closing);
             }
-            if let Some(shell) = &state.shell {
-                return Ok(shell.mode);
+            let mode = state.shell.as_ref().map(|shell| shell.mode);
+            if mode.is_some() || (state.exit_code.is_some() && !again) {
+                return Ok(Started {
+                    mode,
+                    replaced: None,
+                });
             }
         }
         let (terminal, engine) = (self.terminal.clone(), self.engine.clone());
@@ -523,26 +550,35 @@ impl Viewer {
         };
         let started = self.engine.spawner.unblock(start).await?;
         let child = Arc::new(started.child);
-        {
+        let replaced = {
             let mut state = self.terminal.state();
             if state.deleted {
                 child.signal(Scope::Group, Signal::KILL);
                 return Err(StartError::Closing);
             }
-            state.exit_code = None;
             state.shell = Some(Shell {
                 child: child.clone(),
                 input: Arc::new(started.input),
                 mode,
             });
-        }
+            state.exit_code.take()
+        };
         PtyStarted.emit(&self.engine.observer);
         let run = self
             .terminal
             .clone()
             .run(self.engine.clone(), child, started.output);
         self.engine.spawner.spawn(run).detach();
-        Ok(mode)
+        Ok(Started {
+            mode: Some(mode),
+            replaced,
+        })
+    }
+
+    /// What the shell runs on, while one runs.
+    #[must_use]
+    pub fn mode(&self) -> Option<Mode> {
+        self.terminal.state().shell.as_ref().map(|shell| shell.mode)
     }
 
     /// All output that is kept from this viewer's position on, with the offset of its first byte;
@@ -609,34 +645,42 @@ impl Viewer {
         Some(update)
     }
 
-    /// Gives the shell input.
+    /// Waits until the viewer has lost the lease; for one that only looks on, for ever.
+    pub async fn revoked(&self) {
+        loop {
+            let changed = self.terminal.changed.listen();
+            if self.types && self.terminal.state().writer != Some(self.key) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Gives the shell as much of some input as it takes at once, and says how much that was.
+    ///
+    /// # Errors
+    ///
+    /// It takes none, now or later.
+    pub fn offer(&self, bytes: &[u8]) -> Result<usize, InputError> {
+        self.shell()?.offer(bytes)
+    }
+
+    /// Gives the shell input, for as long as it takes to read it.
     ///
     /// # Errors
     ///
     /// Not all of it was taken.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), InputError> {
         let mut left = bytes;
-        let write = async {
-            while !left.is_empty() {
-                let shell = self.shell()?;
-                match rustix::io::write(shell.input.get_ref(), left) {
-                    Ok(written) => left = left.get(written..).unwrap_or_default(),
-                    Err(rustix::io::Errno::INTR) => {}
-                    Err(rustix::io::Errno::AGAIN) => {
-                        poll_fn(|context| shell.input.poll_writable(context))
-                            .await
-                            .map_err(InputError::Write)?;
-                    }
-                    Err(error) => return Err(InputError::Write(error.into())),
-                }
+        while !left.is_empty() {
+            // Asked for every time: the lease may be lost and the shell end meanwhile.
+            let shell = self.shell()?;
+            match shell.offer(left)? {
+                0 => shell.ready_for_input().await?,
+                taken => left = left.get(taken..).unwrap_or_default(),
             }
-            Ok(())
-        };
-        let late = async {
-            Timer::after(INPUT_PATIENCE).await;
-            Err(InputError::Stuck)
-        };
-        write.or(late).await
+        }
+        Ok(())
     }
 
     /// Tells the terminal its size; of no effect on pipes, or unless both are above 0.

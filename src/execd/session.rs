@@ -128,6 +128,25 @@ struct Session {
     interrupt: Arc<Mutex<Option<Sender<()>>>>,
 }
 
+/// A text that waits for its turn, as its client sees it; to drop it is to give the turn up.
+#[derive(Debug)]
+pub struct Submitted {
+    begin: Receiver<Result<(), SpawnError>>,
+    events: Receiver<Event>,
+}
+
+impl Submitted {
+    /// Completes when the text begins, with its output and its end.
+    ///
+    /// # Errors
+    ///
+    /// It cannot begin.
+    pub async fn begun(self) -> Result<Receiver<Event>, RunError> {
+        self.begin.recv().await.map_err(|_| RunError::Unknown)??;
+        Ok(self.events)
+    }
+}
+
 /// A text that waits for its turn.
 struct Job {
     run: Run,
@@ -200,6 +219,15 @@ impl Sessions {
     ///
     /// It cannot begin.
     pub async fn run(&self, id: &str, run: Run) -> Result<Receiver<Event>, RunError> {
+        self.submit(id, run)?.begun().await
+    }
+
+    /// Lets a text wait for its turn.
+    ///
+    /// # Errors
+    ///
+    /// It will never have one.
+    pub fn submit(&self, id: &str, run: Run) -> Result<Submitted, RunError> {
         let session = self.table().get(id).cloned().ok_or(RunError::Unknown)?;
         let directory = run.directory.as_ref().map(|path| path.as_os_str());
         let variables = run.variables.iter();
@@ -219,10 +247,10 @@ impl Sessions {
             smol::channel::TrySendError::Full(_) => RunError::Busy,
             smol::channel::TrySendError::Closed(_) => RunError::Unknown,
         })?;
-        // Else the text that waits would keep its own queue from ever being dropped.
-        drop(session);
-        begin.recv().await.map_err(|_| RunError::Unknown)??;
-        Ok(stream)
+        Ok(Submitted {
+            begin,
+            events: stream,
+        })
     }
 
     /// Ends the text that runs; the session stays. Says whether one was running.

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustix::process::{Pid, Signal};
@@ -177,6 +178,8 @@ struct Inner {
     known: Mutex<Known>,
     /// Told whenever a child was collected.
     collected: event_listener::Event,
+    /// The largest resident set this process was last seen to have had, in bytes.
+    own_peak: AtomicU64,
     without_pidfd: bool,
 }
 
@@ -192,6 +195,17 @@ impl Inner {
     fn known(&self) -> MutexGuard<'_, Known> {
         // Whole after a panic: every change is one insertion or removal.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A child's largest resident set, if it is the child's own. The kernel counts what a process was
+    /// before it became its program: this one, whose memory it shared.
+    fn distinct(&self, peak: u64) -> Option<u64> {
+        if peak <= self.own_peak.load(Ordering::Relaxed) {
+            return None;
+        }
+        let own = super::processes::own_peak()?;
+        self.own_peak.store(own, Ordering::Relaxed);
+        (peak > own).then_some(peak)
     }
 
     /// Collects those abandoned children that have ended.
@@ -465,7 +479,9 @@ impl Child {
         let mut ended = self.ended();
         if ended.is_none() {
             *ended = wait::collect(self.pid)?;
-            if ended.is_some() {
+            if let Some(ended) = &mut *ended {
+                let peak = ended.usage.max_rss_bytes;
+                ended.usage.max_rss_bytes = peak.and_then(|peak| self.children.distinct(peak));
                 self.children.known().owned.remove(&self.pid);
                 self.children.collected.notify(usize::MAX);
             }

@@ -1,6 +1,6 @@
 //! Ending what a client no longer wants: `SIGTERM`, a grace period, `SIGKILL`, for everything in it.
 //!
-//! Works while the leader is uncollected, so that its number is nobody else's. Collects nothing.
+//! Never signals a number that may be another process's by now. Collects nothing.
 
 use std::time::{Duration, Instant};
 
@@ -45,12 +45,17 @@ impl Manner {
 pub(super) async fn session(child: &Child, manner: Manner) {
     let session = child.id();
     let groups = |signal| {
-        child.signal(Scope::Group, signal);
+        let leads = child.signal(Scope::Group, signal);
+        // Once the leader was collected, its number is kept by what is left of its session; if that
+        // is nothing, it may have been given to another process, which shows by being there.
+        if !leads && processes::one(session).is_some() {
+            return;
+        }
         // Jobs of a shell with job control have groups of their own.
         let mut groups: Vec<u32> = processes::of_session(session)
             .into_iter()
             .map(|member| member.group)
-            .filter(|group| *group != session)
+            .filter(|group| !leads || *group != session)
             .collect();
         groups.sort_unstable();
         groups.dedup();

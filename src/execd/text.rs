@@ -2,8 +2,6 @@
 //!
 //! Pure. The one place where bytes that are not UTF-8 are changed: each of them becomes U+FFFD.
 
-use std::fmt::Write;
-
 /// Appends `bytes` to `json` as the inside of a JSON string.
 ///
 /// Control characters, `"`, `\`, `<`, `>` and `&` are escaped, and so are U+0085, U+2028 and
@@ -29,8 +27,13 @@ pub fn escape(bytes: &[u8], json: &mut String) {
 }
 
 fn escape_str(text: &str, json: &mut String) {
-    let mut plain = 0;
-    for (at, character) in text.char_indices() {
+    let (mut plain, mut seen) = (0, 0);
+    while let Some(at) = next_special(&text.as_bytes()[seen..]) {
+        let at = seen + at;
+        let Some(character) = text[at..].chars().next() else {
+            break;
+        };
+        seen = at + character.len_utf8();
         let escaped = match character {
             '"' => "\\\"",
             '\\' => "\\\\",
@@ -41,15 +44,45 @@ fn escape_str(text: &str, json: &mut String) {
             _ => continue,
         };
         json.push_str(&text[plain..at]);
-        plain = at + character.len_utf8();
+        plain = seen;
         if escaped.is_empty() {
-            // Writing to a string does not fail.
-            let _ = write!(json, "\\u{:04x}", u32::from(character));
+            json.push_str("\\u");
+            for shift in [12, 8, 4, 0] {
+                let digit = u32::from(character) >> shift & 0xf;
+                json.extend(char::from_digit(digit, 16));
+            }
         } else {
             json.push_str(escaped);
         }
     }
     json.push_str(&text[plain..]);
+}
+
+/// Where the next character begins that may have to be escaped.
+fn next_special(bytes: &[u8]) -> Option<usize> {
+    /// So many bytes are looked at together.
+    const TOGETHER: usize = 32;
+    // Without branches, so that it is done for many bytes by one instruction.
+    let special = |byte: &u8| {
+        let byte = *byte;
+        (byte < b' ')
+            | (byte == b'"')
+            | (byte == b'\\')
+            | (byte == b'<')
+            | (byte == b'>')
+            | (byte == b'&')
+            // What U+0085, and U+2028 and U+2029, begin with.
+            | (byte == 0xc2)
+            | (byte == 0xe2)
+    };
+    let mut before = 0;
+    for bytes in bytes.chunks(TOGETHER) {
+        if bytes.iter().fold(false, |any, byte| any | special(byte)) {
+            return bytes.iter().position(special).map(|at| before + at);
+        }
+        before += bytes.len();
+    }
+    None
 }
 
 #[cfg(test)]

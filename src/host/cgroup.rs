@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::text::{lines, number, words};
 
@@ -79,6 +80,18 @@ impl Cgroup {
         cpu.upwards().filter_map(quota_at).reduce(f64::min)
     }
 
+    /// Processor time the group has used since it was made.
+    #[must_use]
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let cpu = self.cpu.as_ref()?;
+        if cpu.unified {
+            let stat = fs::read(cpu.directory.join("cpu.stat")).ok()?;
+            return field(&stat, b"usage_usec").map(Duration::from_micros);
+        }
+        // `cpuacct` is mounted with `cpu` wherever there is version 1.
+        value(&cpu.directory, "cpuacct.usage").map(Duration::from_nanos)
+    }
+
     /// Bytes of memory the group may use; `None` without a limit.
     #[must_use]
     pub fn memory_limit(&self) -> Option<u64> {
@@ -97,6 +110,17 @@ impl Cgroup {
         let memory = self.memory.as_ref()?;
         let name = memory.name("memory.current", "memory.usage_in_bytes");
         value(&memory.directory, name)
+    }
+
+    /// Bytes of memory the group uses and would not give back readily: without the part of the page
+    /// cache that was not used lately.
+    #[must_use]
+    pub fn memory_working_set(&self) -> Option<u64> {
+        let memory = self.memory.as_ref()?;
+        let stat = fs::read(memory.directory.join("memory.stat")).ok()?;
+        let name = memory.name("inactive_file", "total_inactive_file");
+        let inactive = field(&stat, name.as_bytes()).unwrap_or_default();
+        Some(self.memory_usage()?.saturating_sub(inactive))
     }
 
     /// The most bytes of memory the group has used; `None` where the kernel does not record it
@@ -126,6 +150,14 @@ impl Controller {
 /// The number in a control file; `None` for `max` and `-1`, which mean no limit.
 fn value(directory: &Path, name: &str) -> Option<u64> {
     number(fs::read(directory.join(name)).ok()?.trim_ascii())
+}
+
+/// The number of a `name number` line.
+fn field(text: &[u8], name: &[u8]) -> Option<u64> {
+    lines(text).find_map(|line| {
+        let mut fields = words(line);
+        (fields.next()? == name).then(|| number(fields.next()?))?
+    })
 }
 
 /// A line of `/proc/self/cgroup`: `hierarchy:controllers:path`.
@@ -277,6 +309,8 @@ mod tests {
         assert_eq!(found.memory_limit(), None);
         assert_eq!(found.memory_usage(), None);
         assert_eq!(found.memory_peak(), None);
+        assert_eq!(found.memory_working_set(), None);
+        assert_eq!(found.cpu_time(), None);
     }
 
     #[test]
@@ -291,6 +325,8 @@ mod tests {
             ("a/b/memory.max", "2097152\n"),
             ("a/b/memory.current", "4096\n"),
             ("a/b/memory.peak", "8192\n"),
+            ("a/b/memory.stat", "anon 1\nfile 2048\ninactive_file 1024\n"),
+            ("a/b/cpu.stat", "usage_usec 2500000\nuser_usec 1\n"),
         ] {
             fs::write(top.path().join(name), text).unwrap();
         }
@@ -307,6 +343,8 @@ mod tests {
         assert_eq!(cgroup.memory_limit(), Some(1_048_576));
         assert_eq!(cgroup.memory_usage(), Some(4096));
         assert_eq!(cgroup.memory_peak(), Some(8192));
+        assert_eq!(cgroup.memory_working_set(), Some(3072));
+        assert_eq!(cgroup.cpu_time(), Some(Duration::from_millis(2500)));
     }
 
     #[test]
@@ -331,6 +369,10 @@ mod tests {
         assert_eq!(cgroup.memory_limit(), None);
         assert_eq!(cgroup.memory_usage(), Some(5));
         assert_eq!(cgroup.memory_peak(), Some(6));
+        write("memory.stat", "cache 9\ntotal_inactive_file 2\n");
+        write("cpuacct.usage", "1500000000\n");
+        assert_eq!(cgroup.memory_working_set(), Some(3));
+        assert_eq!(cgroup.cpu_time(), Some(Duration::from_millis(1500)));
         write("cpu.cfs_quota_us", "50000\n");
         write("memory.limit_in_bytes", "4096\n");
         assert_eq!(cgroup.cpu_quota(), Some(0.5));

@@ -10,6 +10,8 @@ const FEWEST_TICKS: u64 = 10;
 pub struct Times {
     /// Everything but idling. Waiting for a disk is idling: the processor was free.
     pub busy: u64,
+    /// Waiting for a disk.
+    pub waiting: u64,
     /// Working and idling.
     pub total: u64,
 }
@@ -36,7 +38,11 @@ impl Times {
         };
         let busy = sum(&[user, nice, system, irq, soft, steal])?;
         let total = sum(&[busy, idle, wait])?;
-        (seen >= 4).then_some(Self { busy, total })
+        (seen >= 4).then_some(Self {
+            busy,
+            waiting: wait,
+            total,
+        })
     }
 }
 
@@ -81,12 +87,17 @@ mod tests {
             Times::parse(text),
             Some(Times {
                 busy: 49_811 + 15_770 + 14_622 + 182 + 50,
+                waiting: 1_456,
                 total: 49_811 + 15_770 + 14_622 + 538_125 + 1_456 + 182 + 50,
             })
         );
         assert_eq!(
             Times::parse(b"cpu 1 2 3 4"),
-            Some(Times { busy: 6, total: 10 })
+            Some(Times {
+                busy: 6,
+                waiting: 0,
+                total: 10
+            })
         );
         for text in [
             "",
@@ -102,7 +113,11 @@ mod tests {
 
     #[test]
     fn the_share_between_readings() {
-        let times = |busy, total| Times { busy, total };
+        let times = |busy, total| Times {
+            busy,
+            total,
+            ..Times::default()
+        };
         let mut share = BusyShare::default();
         assert_eq!(share.advance(times(500, 1000)), 0.0);
         assert_eq!(share.advance(times(525, 1100)), 0.25);
@@ -124,7 +139,7 @@ mod tests {
         fn a_share_is_a_share(readings in proptest::collection::vec((any::<u64>(), any::<u64>()), 1..20)) {
             let mut share = BusyShare::default();
             for (busy, total) in readings {
-                let value = share.advance(Times { busy, total });
+                let value = share.advance(Times { busy, total, ..Times::default() });
                 prop_assert!((0.0..=1.0).contains(&value));
             }
         }

@@ -9,6 +9,10 @@ pub struct Memory {
     pub total: u64,
     /// `MemAvailable`: what a new workload could get without swapping.
     pub available: u64,
+    /// `MemFree`: what nothing uses.
+    pub free: u64,
+    /// `Buffers`, `Cached` and `SReclaimable`: what the kernel keeps to be faster.
+    pub caches: u64,
 }
 
 impl Memory {
@@ -18,20 +22,38 @@ impl Memory {
         self.total.saturating_sub(self.available)
     }
 
+    /// What is neither free nor a cache, as `free(1)` counts it.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        let rest = self.total.saturating_sub(self.free);
+        rest.saturating_sub(self.caches)
+    }
+
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let bytes = |line: &[u8]| number(words(line).next()?)?.checked_mul(1024);
-        let (mut total, mut available) = (None, None);
+        let (mut total, mut available, mut free) = (None, None, None);
+        let mut caches = 0_u64;
         for line in lines(text) {
-            if let Some(rest) = line.strip_prefix(b"MemTotal:") {
-                total = bytes(rest);
-            } else if let Some(rest) = line.strip_prefix(b"MemAvailable:") {
-                available = bytes(rest);
-            }
-            if let (Some(total), Some(available)) = (total, available) {
-                return Some(Self { total, available });
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+                continue;
+            };
+            let (name, rest) = line.split_at(colon);
+            match name {
+                b"MemTotal" => total = bytes(&rest[1..]),
+                b"MemAvailable" => available = bytes(&rest[1..]),
+                b"MemFree" => free = bytes(&rest[1..]),
+                b"Buffers" | b"Cached" | b"SReclaimable" => {
+                    caches = caches.saturating_add(bytes(&rest[1..]).unwrap_or_default());
+                }
+                _ => {}
             }
         }
-        None
+        Some(Self {
+            total: total?,
+            available: available?,
+            free: free.unwrap_or_default(),
+            caches,
+        })
     }
 }
 
@@ -43,10 +65,13 @@ mod tests {
     #[test]
     fn a_kernels_text() {
         let text = b"MemTotal:       24684084 kB\nMemFree:        20142320 kB\n\
-            MemAvailable:   24083092 kB\nBuffers:          116840 kB\n";
+            MemAvailable:   24083092 kB\nBuffers:          116840 kB\n\
+            Cached:          3954608 kB\nSwapCached:           12 kB\nSReclaimable:      9000 kB\n";
         let memory = Memory::parse(text).unwrap();
         assert_eq!(memory.total, 24_684_084 * 1024);
         assert_eq!(memory.used(), (24_684_084 - 24_083_092) * 1024);
+        let caches = 116_840 + 3_954_608 + 9_000;
+        assert_eq!(memory.taken(), (24_684_084 - 20_142_320 - caches) * 1024);
     }
 
     #[test]

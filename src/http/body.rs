@@ -114,6 +114,16 @@ impl Body {
         })
     }
 
+    /// The same body of any size that takes as long as it takes, to be passed on to somebody who
+    /// bounds it.
+    #[must_use]
+    pub fn unbounded(mut self) -> Self {
+        if let Kind::Received(received) = &mut self.0 {
+            (received.left, received.bounds) = (Bounds::NONE.size, Bounds::NONE);
+        }
+        self
+    }
+
     /// A body from the network, held to `bounds`, on behalf of `owner`.
     pub(super) fn received(incoming: Incoming, bounds: Bounds, mut owner: impl Owner) -> Self {
         if incoming.is_end_stream() {

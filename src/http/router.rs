@@ -1,8 +1,8 @@
 //! Which endpoint a request is for.
 //!
 //! Owns templates (`/code/contexts/:contextId`), methods, 404, 405 and the choice of redirecting
-//! unclean paths. Paths are compared as they came, without percent-decoding. Never runs a handler:
-//! it maps to whatever value the applet registered.
+//! unclean paths or final slashes. Paths are compared as they are given, without percent-decoding.
+//! Never runs a handler: it maps to whatever value the applet registered.
 
 use ::http::header::{ALLOW, CONTENT_TYPE, LOCATION};
 use ::http::{HeaderValue, Method, StatusCode};
@@ -20,6 +20,7 @@ pub struct Router<T> {
     root: Node,
     clean: bool,
     head_as_get: bool,
+    slashes: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Node {
 pub struct Found<'router, 'path, T> {
     /// The value registered.
     pub endpoint: &'router T,
+    /// The template it was registered for.
+    pub template: &'static str,
     /// The parameters of the path.
     pub parameters: Parameters<'router, 'path>,
 }
@@ -61,8 +64,10 @@ pub enum Miss {
         /// The methods there are, in the order in which they were registered.
         allow: HeaderValue,
     },
-    /// The path is to be asked for in another form: 301.
+    /// The path is to be asked for in another form.
     Moved {
+        /// 301, or 307 where the method matters.
+        status: StatusCode,
         /// Path and query to ask for instead.
         location: String,
     },
@@ -80,14 +85,14 @@ impl Miss {
                 response.headers_mut().insert(ALLOW, allow);
                 response
             }
-            Self::Moved { location } => moved(&location, method),
+            Self::Moved { status, location } => moved(status, &location, method),
         }
     }
 }
 
-fn moved(location: &str, method: &Method) -> Response {
+fn moved(status: StatusCode, location: &str, method: &Method) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    *response.status_mut() = status;
     // A path that was parsed from a request is always a header value.
     if let Ok(value) = HeaderValue::from_str(location) {
         response.headers_mut().insert(LOCATION, value);
@@ -101,7 +106,8 @@ fn moved(location: &str, method: &Method) -> Response {
             .replace('<', "&lt;")
             .replace('>', "&gt;")
             .replace('\'', "&#39;");
-        let page = format!("<a href=\"{href}\">Moved Permanently</a>.\n\n");
+        let reason = status.canonical_reason().unwrap_or_default();
+        let page = format!("<a href=\"{href}\">{reason}</a>.\n\n");
         *response.body_mut() = page.into();
     }
     response
@@ -116,7 +122,7 @@ pub struct Parameters<'router, 'path> {
 
 type Values<'path> = [&'path str; MAX_PARAMETERS];
 
-impl<'path> Parameters<'_, 'path> {
+impl<'router, 'path> Parameters<'router, 'path> {
     /// The value of `:name`, empty when the template has none by that name.
     #[must_use]
     pub fn get(&self, name: &str) -> &'path str {
@@ -125,6 +131,11 @@ impl<'path> Parameters<'_, 'path> {
             .zip(self.values)
             .find_map(|(known, value)| (*known == name).then_some(value))
             .unwrap_or_default()
+    }
+
+    /// Every parameter with its value, in the order of the path.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &'path str)> + use<'router, 'path> {
+        self.names.iter().copied().zip(self.values)
     }
 }
 
@@ -143,6 +154,7 @@ impl<T> Router<T> {
             root: Node::default(),
             clean: false,
             head_as_get: false,
+            slashes: false,
         }
     }
 
@@ -157,6 +169,14 @@ impl<T> Router<T> {
     #[must_use]
     pub fn head_as_get(mut self) -> Self {
         self.head_as_get = true;
+        self
+    }
+
+    /// Redirects a path that is a route's but for a final slash, as gin does; a last parameter is
+    /// never empty then.
+    #[must_use]
+    pub fn redirect_final_slash(mut self) -> Self {
+        self.slashes = true;
         self
     }
 
@@ -262,16 +282,68 @@ impl<T> Router<T> {
                 location.push('?');
                 location.push_str(query);
             }
-            return Err(Miss::Moved { location });
+            let status = StatusCode::MOVED_PERMANENTLY;
+            return Err(Miss::Moved { status, location });
         }
+        let found = self.find_path(method, uri.path(), uri.query());
+        let template = match &found {
+            Ok(found) => Some(found.template),
+            Err(Miss::MethodNotAllowed { template, .. }) => Some(*template),
+            Err(_) => None,
+        };
+        if let (Some(template), Some(exchange)) = (template, request.extensions().get::<Exchange>())
+        {
+            exchange.set_route(template);
+        }
+        found
+    }
+
+    /// Finds the endpoint for `method` at `path`, and notes nothing: for an applet that reads the
+    /// path of a request in its own way. `query` goes into the location of a redirect.
+    ///
+    /// # Errors
+    ///
+    /// There is no such endpoint.
+    pub fn find_path<'router, 'path>(
+        &'router self,
+        method: &Method,
+        path: &'path str,
+        query: Option<&str>,
+    ) -> Result<Found<'router, 'path, T>, Miss> {
+        let found = self.find_exactly(method, path);
+        if !self.slashes || !path.ends_with('/') {
+            return found;
+        }
+        match found {
+            Ok(found) if found.template.contains('*') => Ok(found),
+            Ok(_) | Err(_) => {
+                let shorter = path.strip_suffix('/').unwrap_or(path);
+                self.find_exactly(method, shorter)
+                    .map_err(|_| Miss::NotFound)?;
+                let mut location = shorter.to_owned();
+                if let Some(query) = query {
+                    location.push('?');
+                    location.push_str(query);
+                }
+                let status = match *method {
+                    Method::GET => StatusCode::MOVED_PERMANENTLY,
+                    _ => StatusCode::TEMPORARY_REDIRECT,
+                };
+                Err(Miss::Moved { status, location })
+            }
+        }
+    }
+
+    fn find_exactly<'router, 'path>(
+        &'router self,
+        method: &Method,
+        path: &'path str,
+    ) -> Result<Found<'router, 'path, T>, Miss> {
         let mut values = Values::default();
-        let path = uri.path().strip_prefix('/');
+        let path = path.strip_prefix('/');
         let index = path.and_then(|path| self.root.find(path, &mut values, 0));
         let route = index.and_then(|index| self.routes.get(index));
         let route = route.ok_or(Miss::NotFound)?;
-        if let Some(exchange) = request.extensions().get::<Exchange>() {
-            exchange.set_route(route.template);
-        }
         let get = (self.head_as_get && method == Method::HEAD).then_some(&Method::GET);
         let endpoint = route
             .endpoint(Some(method))
@@ -280,6 +352,7 @@ impl<T> Router<T> {
         match endpoint {
             Some(endpoint) => Ok(Found {
                 endpoint,
+                template: route.template,
                 parameters: Parameters {
                     names: &route.names,
                     values,
@@ -446,6 +519,7 @@ mod tests {
             ("/a%2Fb/./c", "/a%2Fb/c"),
         ] {
             let moved = Miss::Moved {
+                status: StatusCode::MOVED_PERMANENTLY,
                 location: location.to_owned(),
             };
             assert_eq!(found(&router, path), Err(moved), "{path}");
@@ -455,10 +529,39 @@ mod tests {
     }
 
     #[test]
+    fn a_final_slash_is_redirected_where_the_route_has_none() {
+        let router = execd().redirect_final_slash();
+        let find = |method: Method, path| {
+            let found = router.find_path(&method, path, Some("a=b"));
+            found.map(|found| *found.endpoint)
+        };
+        let moved = |status, location: &str| {
+            let location = location.to_owned();
+            Err(Miss::Moved { status, location })
+        };
+        let (permanent, temporary) = (
+            StatusCode::MOVED_PERMANENTLY,
+            StatusCode::TEMPORARY_REDIRECT,
+        );
+        assert_eq!(find(Method::GET, "/ping/"), moved(permanent, "/ping?a=b"));
+        assert_eq!(
+            find(Method::POST, "/session//run/"),
+            moved(temporary, "/session//run?a=b")
+        );
+        assert_eq!(find(Method::POST, "/ping/"), Err(Miss::NotFound));
+        assert_eq!(find(Method::GET, "/ping//"), Err(Miss::NotFound));
+        assert_eq!(find(Method::GET, "/command/status/"), Err(Miss::NotFound));
+        assert_eq!(find(Method::GET, "/"), Err(Miss::NotFound));
+        assert_eq!(find(Method::POST, "/session//run"), Ok("run"));
+        assert_eq!(find(Method::PUT, "/proxy/80/"), Ok("proxy"));
+    }
+
+    #[test]
     fn a_redirect_carries_a_page_for_readers_only() {
         let moved = |method| {
             let location = "/a?b&c".to_owned();
-            Miss::Moved { location }.response(&method)
+            let status = StatusCode::MOVED_PERMANENTLY;
+            Miss::Moved { status, location }.response(&method)
         };
         let response = moved(Method::GET);
         assert_eq!(response.headers()[LOCATION], "/a?b&c");

@@ -85,7 +85,7 @@ crate::instruments! {
         cache_objects: ObservableGauge = "ingress.cache.objects", "{object}",
             attributes ["provider"];
         /// 1 once the sandboxes were read completely, 0 before.
-        cache_synced: ObservableGauge = "ingress.cache.synced", "1", attributes ["provider"];
+        cache_synced: ObservableGauge = "ingress.cache.synced", "{cache}", attributes ["provider"];
         /// Time since the source of the sandboxes was last heard of.
         cache_age: ObservableRatio = "ingress.cache.last_event.age", "s", attributes ["provider"];
         /// Times the sandboxes were read completely, beyond the first.

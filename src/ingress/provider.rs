@@ -14,15 +14,17 @@ mod routes;
 mod status;
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use event_listener::Event;
-use slog::Logger;
+use slog::{Logger, error};
 use smol::Task;
 
-use crate::runtime::Spawner;
-use index::{Found, Index, Writer};
+use crate::runtime::{Spawner, contained};
+use index::{Found, Index, Object, Writer};
+use resource::EachName;
 
 pub use config::{Config, SETTINGS};
 pub use resource::Resource;
@@ -119,6 +121,18 @@ pub trait Directory: Send + Sync + 'static {
     fn is_synced(&self) -> bool;
 }
 
+/// The kinds of Kubernetes object that stand for a sandbox.
+pub const RESOURCES: [Resource; 2] = [batchsandbox::RESOURCE, agent_sandbox::RESOURCE];
+
+/// Reads an object of such a kind from its JSON.
+///
+/// # Errors
+///
+/// It is no object with a name, or one whose token cannot be read.
+pub fn read_object<'a>(resource: &Resource, json: &'a [u8]) -> serde_json::Result<Object<'a>> {
+    (resource.parse)(json)
+}
+
 /// A provider at work. Dropping it freezes what is known.
 pub struct Provider {
     directory: Arc<dyn Directory>,
@@ -168,20 +182,18 @@ pub fn start(config: Config, spawner: &Spawner, log: &Logger) -> Provider {
         }
     };
     let status = Arc::new(CacheStatus::new(name, Arc::clone(&index)));
+    let work = keep_fresh(config, writer, &status, spawner, log);
     let (known, log) = (Arc::clone(&status), log.clone());
-    let task = match config {
-        Config::Static(routes) => {
-            let work = routes::keep_fresh(routes, writer, known, spawner.clone(), log);
-            spawner.spawn(work)
+    let task = spawner.spawn(async move {
+        if contained(work).await.is_err() {
+            known.lost();
+            error!(
+                log,
+                "the sandboxes are not kept current any more; what was known is served on until \
+                 a restart"
+            );
         }
-        Config::Kubernetes(config) => spawner.spawn(kubernetes::keep_fresh(
-            config,
-            writer,
-            known,
-            spawner.clone(),
-            log,
-        )),
-    };
+    });
     Provider {
         directory: Arc::new(Sandboxes {
             index,
@@ -194,8 +206,24 @@ pub fn start(config: Config, spawner: &Spawner, log: &Logger) -> Provider {
     }
 }
 
-/// Calls a function with the names the object of an id may have, until it returns true.
-type EachName = fn(&str, &mut dyn FnMut(&str) -> bool);
+/// The work of the provider, which never ends.
+fn keep_fresh(
+    config: Config,
+    writer: Writer,
+    status: &Arc<CacheStatus>,
+    spawner: &Spawner,
+    log: &Logger,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let (status, spawner, log) = (Arc::clone(status), spawner.clone(), log.clone());
+    match config {
+        Config::Static(routes) => {
+            Box::pin(routes::keep_fresh(routes, writer, status, spawner, log))
+        }
+        Config::Kubernetes(config) => {
+            Box::pin(kubernetes::keep_fresh(config, writer, status, spawner, log))
+        }
+    }
+}
 
 /// The id is the name.
 fn only(id: &str, visit: &mut dyn FnMut(&str) -> bool) {

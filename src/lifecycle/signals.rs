@@ -13,9 +13,9 @@ use super::{Exit, Shutdown};
 /// What a signal meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
-    /// The first `SIGTERM` or `SIGINT`: the shutdown was triggered.
+    /// The first `SIGTERM` or `SIGINT`: the shutdown is about to be triggered.
     Drain,
-    /// The second one: the shutdown was forced.
+    /// The second one: the shutdown is about to be forced.
     Force,
     /// `SIGUSR1`: the log level is to become more verbose.
     MoreVerbose,
@@ -56,6 +56,8 @@ impl Signals {
     }
 
     /// Turns signals into stages of `shutdown` and calls to `notify`, until the process ends.
+    /// What `notify` says of a stage comes before the stage: after it, the end may already have
+    /// closed what is spoken to.
     ///
     /// The third `SIGTERM` or `SIGINT` ends the process without any flush: whoever sends it has
     /// seen the first two not work.
@@ -74,20 +76,19 @@ async fn follow(
 ) {
     let mut signals = std::pin::pin!(signals);
     while let Some(signal) = signals.next().await {
-        let notice = match signal {
-            Signal::Usr1 => Notice::MoreVerbose,
-            Signal::Usr2 => Notice::LessVerbose,
+        match signal {
+            Signal::Usr1 => notify(Notice::MoreVerbose),
+            Signal::Usr2 => notify(Notice::LessVerbose),
             _ if shutdown.is_forced() => return,
             _ if shutdown.is_triggered() => {
+                notify(Notice::Force);
                 shutdown.force();
-                Notice::Force
             }
             _ => {
+                notify(Notice::Drain);
                 shutdown.trigger();
-                Notice::Drain
             }
-        };
-        notify(notice);
+        }
     }
 }
 
@@ -112,13 +113,14 @@ mod tests {
             let stage = (shutdown.is_triggered(), shutdown.is_forced());
             notices.push((notice, stage));
         }));
+        assert!(shutdown.is_forced());
         assert_eq!(
             notices,
             [
                 (Notice::MoreVerbose, (false, false)),
-                (Notice::Drain, (true, false)),
+                (Notice::Drain, (false, false)),
                 (Notice::LessVerbose, (true, false)),
-                (Notice::Force, (true, true)),
+                (Notice::Force, (true, false)),
             ]
         );
     }

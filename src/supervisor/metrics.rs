@@ -14,7 +14,7 @@ crate::instruments! {
         /// Time since the worker was started; no value while it is not running.
         uptime: ObservableRatio = "supervisor.worker.uptime", "s";
         /// Exit code of the worker's last run; -1 when a signal ended it.
-        last_exit: Gauge = "supervisor.worker.last_exit.code", "1";
+        last_exit: Gauge = "supervisor.worker.last_exit.code", "{code}";
         /// Pauses before restarts.
         backoff: Histogram = "supervisor.backoff.seconds", "s", boundaries PAUSE_SECONDS;
         /// Crash loops: too many launches within the window.

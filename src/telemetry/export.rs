@@ -35,7 +35,7 @@ use queue::{Limits, Queue, Sink};
 use transport::Transport;
 
 use super::bridge::Unpacker;
-use super::env::{Config, Otlp, Protocol};
+use super::env::{Config, Metrics, Otlp, Protocol};
 use super::instrument::Meter;
 use super::prometheus;
 use super::self_metrics::{self, SelfMetrics};
@@ -162,9 +162,7 @@ impl Exporters {
             let account = Arc::new(Account::new("metric points", logger));
             let exporter = self
                 .delivery(otlp, METRICS_CALL, metrics.timeout, connector)
-                .and_then(|delivery| {
-                    metric_exporter(otlp, metrics.temporality, delivery, account.clone())
-                });
+                .and_then(|delivery| metric_exporter(otlp, metrics, delivery, account.clone()));
             match exporter {
                 Ok(exporter) => {
                     builder = builder.with_reader(
@@ -299,12 +297,12 @@ fn encoding(protocol: Protocol) -> opentelemetry_otlp::Protocol {
 /// through the end of the process.
 fn metric_exporter(
     otlp: &Otlp,
-    temporality: Temporality,
+    metrics: &Metrics,
     delivery: Delivery,
     account: Arc<Account>,
 ) -> Result<Counted<opentelemetry_otlp::MetricExporter>, Error> {
     let mut builder = opentelemetry_otlp::MetricExporter::builder()
-        .with_temporality(temporality)
+        .with_temporality(metrics.temporality)
         .with_http()
         .with_http_client(delivery.clone())
         .with_retry_policy(RetryPolicy::disabled())
@@ -314,5 +312,6 @@ fn metric_exporter(
     if otlp.gzip {
         builder = builder.with_compression(opentelemetry_otlp::Compression::Gzip);
     }
-    Ok(Counted::new(builder.build()?, delivery, account))
+    let exporter = builder.build()?;
+    Ok(Counted::new(exporter, delivery, account, metrics.interval))
 }

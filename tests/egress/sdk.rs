@@ -1,29 +1,18 @@
 //! The official Python SDK reads, patches and deletes the rules of the running daemon.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
+
+use support::sdk;
 
 use crate::scene::{API, Scene};
 
 const TOKEN: &str = "s3cret";
 
-/// A Python that has the SDK; `None` where it cannot be had, which was then said.
-fn python() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-sdk");
-    let output = Command::new(script).output().expect("run the script");
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        support::skipped(&format!("the Python SDK cannot be installed: {why}"));
-        return None;
-    }
-    let path = String::from_utf8(output.stdout).expect("a path");
-    Some(PathBuf::from(path.trim_end()))
-}
-
 #[test]
 fn the_official_sdk_changes_the_policy() {
     let Some(scene) = Scene::new() else { return };
-    let Some(python) = python() else { return };
+    let Some(python) = sdk::python() else { return };
     scene.resolve_everything();
     let mut egress = scene
         .egress("")
@@ -42,8 +31,8 @@ fn the_official_sdk_changes_the_policy() {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}\n{errors}");
-    let pinned = include_str!("requirements.txt").lines().last().unwrap();
-    assert_eq!(said.trim_end(), pinned.replace("==", " "));
+    let version = sdk::pinned(include_str!("../sdks/requirements.txt"), "opensandbox");
+    assert_eq!(said.trim_end(), format!("opensandbox {version}"));
     // What it changed is in force.
     assert_eq!(scene.ask("files.pypi.test"), Some(0));
     assert_eq!(scene.ask("evil.test"), Some(3));

@@ -14,25 +14,50 @@ use support::http::request;
 use support::otlp::{Kind, Number, Point, Protocol, Receiver, Record};
 use support::{Daemon, opensandbox};
 
-use crate::registry::{SCOPES, in_egress};
-use crate::tables::{CONDITIONAL, Row, STANDARD_DURATION, VALUES};
+use crate::registry::{SCOPES, rows_of};
+use crate::tables::{CONDITIONAL, EGRESS_VALUES, Row, STANDARD_DURATION};
 
 /// Longer than anything takes that works.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 const RULES: &str =
     r#"{"defaultAction":"deny","egress":[{"action":"allow","target":"*.good.test"}]}"#;
 
 /// On every data point and every record.
-const SHARED: [(&str, &str); 3] = [
+pub const SHARED: [(&str, &str); 3] = [
     ("sandbox_id", "sb-contract"),
     ("team", "red"),
     ("zone", "a=b"),
 ];
 
-/// Instruments without a data point in mode `dns`: nothing is applied to a packet filter, and a
-/// histogram has no zero to show.
-const SILENT: &[&str] = &["egress.nftables.apply.duration"];
+/// A daemon as the contract describes it, under the traffic of its test.
+pub struct Subject {
+    /// The applet.
+    pub name: &'static str,
+    /// The scope of its own metrics.
+    pub scope: &'static str,
+    /// Instruments without a data point.
+    pub silent: &'static [&'static str],
+    /// The closed sets of its attributes.
+    pub values: &'static [(&'static str, &'static [&'static str])],
+    /// The routes that are asked for.
+    pub routes: &'static [&'static str],
+    /// The methods that are asked with.
+    pub methods: &'static [&'static str],
+    /// What its clients chose, which no attribute may contain.
+    pub chosen: &'static [&'static str],
+}
+
+/// In mode `dns` nothing is applied to a packet filter, and a histogram has no zero to show.
+const EGRESS: Subject = Subject {
+    name: "egress",
+    scope: "opensandbox/egress",
+    silent: &["egress.nftables.apply.duration"],
+    values: EGRESS_VALUES,
+    routes: &["/policy", "/healthz", "unknown"],
+    methods: &["GET", "POST", "PATCH", "DELETE", "_OTHER"],
+    chosen: &["test", "127.0.0.1", "such"],
+};
 
 /// Egress with an identity; what it exports is up to the test.
 pub fn egress(place: &Place) -> Builder<'_> {
@@ -48,7 +73,7 @@ pub fn egress(place: &Place) -> Builder<'_> {
 }
 
 /// The caller's trace, which one change of the policy belongs to.
-const TRACE: [&str; 2] = ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"];
+pub const TRACE: [&str; 2] = ["4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"];
 
 /// Real traffic of every kind, asked with `dig` and over the API.
 pub fn traffic(place: &Place) {
@@ -94,7 +119,7 @@ pub fn traffic(place: &Place) {
 }
 
 /// The value of each series when the daemon ended.
-fn last(points: Vec<Point>) -> Vec<Point> {
+pub fn last(points: Vec<Point>) -> Vec<Point> {
     let key = |point: &Point| (point.name.clone(), format!("{:?}", point.attributes));
     let series: BTreeMap<_, _> = points
         .into_iter()
@@ -104,7 +129,7 @@ fn last(points: Vec<Point>) -> Vec<Point> {
 }
 
 /// The sum over the series of `name` whose attributes include `with`.
-fn total(points: &[Point], name: &str, with: &[(&str, Value)]) -> f64 {
+pub fn total(points: &[Point], name: &str, with: &[(&str, Value)]) -> f64 {
     let includes = |point: &Point| {
         with.iter()
             .all(|(key, value)| point.attributes.get(*key) == Some(value))
@@ -131,11 +156,11 @@ fn kind_on_the_wire(row: &Row) -> Kind {
 }
 
 /// Every data point is of a row, and every row has a data point, as the row says.
-fn assert_points(points: &[Point]) {
+pub fn assert_points(subject: &Subject, points: &[Point]) {
     let mut seen = BTreeSet::new();
     for point in points {
         let name = point.name.as_str();
-        let (row, declared) = in_egress()
+        let (row, declared) = rows_of(subject.scope)
             .find(|(row, _)| row.name == name)
             .unwrap_or_else(|| panic!("{name} is not in the contract"));
         let scope = SCOPES.iter().find(|scope| scope.name == point.scope);
@@ -162,36 +187,37 @@ fn assert_points(points: &[Point]) {
         for (key, value) in SHARED {
             assert_eq!(point.attributes[key], value, "{name}");
         }
-        assert_bounded(point);
+        assert_bounded(subject, point);
     }
-    for (row, _) in in_egress() {
-        let expected = !SILENT.contains(&row.name) && row.name != STANDARD_DURATION;
+    for (row, _) in rows_of(subject.scope) {
+        let expected = !subject.silent.contains(&row.name) && row.name != STANDARD_DURATION;
         assert_eq!(seen.contains(row.name), expected, "{}", row.name);
     }
 }
 
 /// Attribute values come from closed sets; nothing a client chose is among them.
-fn assert_bounded(point: &Point) {
+fn assert_bounded(subject: &Subject, point: &Point) {
     for (key, value) in &point.attributes {
         let name = &point.name;
-        if let Some((_, set)) = VALUES.iter().find(|(known, _)| known == key) {
+        if let Some((_, set)) = subject.values.iter().find(|(known, _)| known == key) {
             let text = value.as_str().unwrap_or_default();
             assert!(set.contains(&text), "{name}: {key}={value}");
         }
         match key.as_str() {
             "http.status_code" => assert!(value.is_i64(), "{name}: {key}={value}"),
             "http.route" => {
-                let routes = ["/policy", "/healthz", "unknown"];
-                assert!(routes.iter().any(|route| value == route), "{value}");
+                assert!(subject.routes.iter().any(|route| value == route), "{value}");
             }
             "http.method" => {
-                let methods = ["GET", "POST", "PATCH", "DELETE", "_OTHER"];
-                assert!(methods.iter().any(|method| value == method), "{value}");
+                assert!(
+                    subject.methods.iter().any(|method| value == method),
+                    "{value}"
+                );
             }
             _ => {}
         }
         let text = value.to_string();
-        for chosen in ["test", "127.0.0.1", "such"] {
+        for chosen in subject.chosen {
             assert!(!text.contains(chosen), "{name}: {key}={value}");
         }
     }
@@ -255,8 +281,8 @@ fn assert_values(points: &[Point]) {
     assert!(sum("process.uptime", &[]) > 0.);
 }
 
-fn assert_resource(resource: &BTreeMap<String, Value>, daemon: &Daemon) {
-    let service = format!("opensandbox-egress-{VERSION}");
+pub fn assert_resource(subject: &Subject, resource: &BTreeMap<String, Value>, daemon: &Daemon) {
+    let service = format!("opensandbox-{}-{VERSION}", subject.name);
     let expected = [
         ("service.name", json!(service)),
         ("service.version", json!(VERSION)),
@@ -301,8 +327,13 @@ fn of_record(record: &Record) -> Content {
     (record.severity_text.clone(), body, trace, attributes)
 }
 
-/// Every record is a line of the log with the same content, and no event is missing.
-fn assert_records(records: &[Record], daemon: &Daemon) {
+/// Every record is a line of the log with the same content, and no event is missing. Gives the names
+/// of the events, sorted.
+pub fn assert_records<'a>(
+    subject: &Subject,
+    records: &'a [Record],
+    daemon: &Daemon,
+) -> Vec<&'a str> {
     let mut lines: Vec<_> = daemon.log().iter().map(of_line).collect();
     for record in records {
         let content = of_record(record);
@@ -317,7 +348,7 @@ fn assert_records(records: &[Record], daemon: &Daemon) {
             other => panic!("severity {other:?}"),
         };
         assert_eq!(record.severity_number, number, "{record:?}");
-        assert_eq!(record.scope, "opensandbox.egress");
+        assert_eq!(record.scope, format!("opensandbox.{}", subject.name));
         assert!(
             record.time > 0 && record.observed >= record.time,
             "{record:?}"
@@ -328,7 +359,7 @@ fn assert_records(records: &[Record], daemon: &Daemon) {
         for (key, value) in SHARED {
             assert_eq!(record.attributes[key], value, "{record:?}");
         }
-        assert_resource(&record.resource, daemon);
+        assert_resource(subject, &record.resource, daemon);
     }
     let left: Vec<_> = lines
         .iter()
@@ -341,6 +372,12 @@ fn assert_records(records: &[Record], daemon: &Daemon) {
         .filter(|name| !name.is_empty())
         .collect();
     events.sort_unstable();
+    events
+}
+
+/// What the traffic amounts to.
+fn assert_egress_records(records: &[Record], daemon: &Daemon) {
+    let events = assert_records(&EGRESS, records, daemon);
     let expected = [
         "egress.denied",
         "egress.loaded",
@@ -391,13 +428,13 @@ fn everything_arrives(name: &str, protocol: Protocol) {
     let requests = receiver.requests();
     assert!(requests.iter().all(|request| request.protocol == protocol));
     let points = last(receiver.all_points());
-    assert_points(&points);
+    assert_points(&EGRESS, &points);
     assert_values(&points);
     for point in &points {
-        assert_resource(&point.resource, &daemon);
+        assert_resource(&EGRESS, &point.resource, &daemon);
     }
     let records = receiver.records();
-    assert_records(&records, &daemon);
+    assert_egress_records(&records, &daemon);
     // The last metrics know of the last logs.
     let exported = total(&points, "otel.sdk.exporter.log.exported", &[]);
     assert_eq!(exported, records.len() as f64);

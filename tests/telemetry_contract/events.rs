@@ -29,7 +29,7 @@ pub fn line(act: impl FnOnce(&Observer)) -> Map<String, Value> {
 }
 
 /// The one line that `act` has the log called `name` write, its keys in order.
-fn logged(
+pub fn logged(
     name: &'static str,
     baseline: &[(&str, &str)],
     act: impl FnOnce(Logger),

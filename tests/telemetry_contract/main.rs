@@ -4,6 +4,7 @@
 mod daemon;
 mod documents;
 mod events;
+mod execd;
 mod registry;
 mod scrape;
 mod silence;

@@ -38,7 +38,6 @@ pub const SCOPES: &[Scope] = &[
             "execd.jupyter.sessions.deleted_total",
             "execd.filesystem.operations.count",
             "execd.filesystem.operations.duration",
-            STANDARD_DURATION,
         ],
     },
     Scope {
@@ -67,10 +66,10 @@ pub const SCOPES: &[Scope] = &[
     },
 ];
 
-/// Every row the daemon `egress` has instruments for, with their declaration.
-pub fn in_egress() -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
+/// Every row the daemon whose own metrics are `own` has instruments for, with their declaration.
+pub fn rows_of(own: &'static str) -> impl Iterator<Item = (&'static Row, &'static Instrument)> {
     let names = [
-        egress::metrics::Metrics::SCOPE,
+        own,
         process::Metrics::SCOPE,
         self_metrics::SelfMetrics::SCOPE,
     ];

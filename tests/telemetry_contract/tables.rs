@@ -224,7 +224,7 @@ pub const INGRESS: &[Row] = &[
     )
     .with(&["result"]),
     row("ingress.cache.objects", ObservableGauge, "{object}").with(&["provider"]),
-    row("ingress.cache.synced", ObservableGauge, "1").with(&["provider"]),
+    row("ingress.cache.synced", ObservableGauge, "{cache}").with(&["provider"]),
     row("ingress.cache.last_event.age", ObservableGauge, "s").with(&["provider"]),
     row("ingress.cache.relists.count", ObservableCounter, "{relist}").with(&["provider"]),
     row("ingress.renew_intent.events.count", Counter, "{event}").with(&["result"]),
@@ -265,7 +265,7 @@ pub const PROCESS: &[Row] = &[
 pub const SUPERVISOR: &[Row] = &[
     row("supervisor.worker.restarts_total", Counter, "{restart}").with(&["reason"]),
     row("supervisor.worker.uptime", ObservableGauge, "s"),
-    row("supervisor.worker.last_exit.code", Gauge, "1"),
+    row("supervisor.worker.last_exit.code", Gauge, "{code}"),
     row("supervisor.backoff.seconds", Histogram, "s")
         .within(&[0.1, 0.5, 1., 2., 5., 10., 30., 60., 300.]),
     row("supervisor.crashloop", Counter, "{event}"),
@@ -297,8 +297,8 @@ pub const TELEMETRY: &[Row] = &[
 /// required").
 pub const CONDITIONAL: &[&str] = &["error.type", "http.route"];
 
-/// The closed sets of section 6 and of the reasons named in section 8.
-pub const VALUES: &[(&str, &[&str])] = &[
+/// The closed sets of sections 6 and 8.
+pub const EGRESS_VALUES: &[(&str, &[&str])] = &[
     ("decision", &["allow", "deny"]),
     ("transport", &["udp", "tcp"]),
     (
@@ -308,5 +308,17 @@ pub const VALUES: &[(&str, &[&str])] = &[
         ],
     ),
     ("operation", &["apply", "learn"]),
+    ("cpu.mode", &["user", "system"]),
+];
+
+/// The closed sets of sections 5 and 8.
+pub const EXECD_VALUES: &[(&str, &[&str])] = &[
+    (
+        "operation",
+        &["run_code", "run_command", "run_in_session", "pty"],
+    ),
+    ("result", &["success", "failure"]),
+    ("direction", &["in", "out"]),
+    ("protocol", &["tcp", "udp"]),
     ("cpu.mode", &["user", "system"]),
 ];

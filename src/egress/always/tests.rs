@@ -308,7 +308,7 @@ fn a_reload_keeps_the_users_policy_and_a_change_keeps_the_operators() {
     fixture
         .writer
         .begin(fixture.observer.logger())
-        .commit(user.clone())
+        .commit(Arc::new(user.clone()))
         .unwrap();
     assert!(!fixture.allows("bad.test"));
     fixture.write("deny.always", "worse.test\n");

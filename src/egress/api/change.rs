@@ -98,9 +98,9 @@ impl Change<'_> {
         let log = self.observer.logger();
         info!(log, "policy API: reset to default deny-all");
         let mut transaction = self.writer.begin(self.observer.logger());
-        let next = Policy::default();
+        let next = Arc::new(Policy::default());
         transaction
-            .commit(next.clone())
+            .commit(Arc::clone(&next))
             .map_err(|cause| self.refused("reset", cause))?;
         self.updated(&next, &[] as &[Rule]);
         info!(log, "policy API: proxy and nftables updated to deny_all");
@@ -112,6 +112,7 @@ impl Change<'_> {
     fn replace(&self, body: &[u8]) -> Result<Response, Failure> {
         let next = Policy::parse(body)
             .map_err(|cause| Failure::client(format!("invalid policy: {cause}")))?;
+        let next = Arc::new(next);
         self.check_count(&next)?;
         let mut transaction = self.writer.begin(self.observer.logger());
         let log = self.observer.logger();
@@ -121,7 +122,7 @@ impl Change<'_> {
             "policy API: updating policy to mode={mode}, enforcement={enforcement}"
         );
         transaction
-            .commit(next.clone())
+            .commit(Arc::clone(&next))
             .map_err(|cause| self.refused("post", cause))?;
         self.updated(&next, next.rules());
         info!(log, "policy API: proxy and nftables updated successfully");
@@ -144,7 +145,7 @@ impl Change<'_> {
             .collect::<Result<_, _>>()
             .map_err(|cause| Failure::client(format!("invalid merged policy: {cause}")))?;
         let mut transaction = self.writer.begin(self.observer.logger());
-        let next = transaction.policy().merged(patch.clone());
+        let next = Arc::new(transaction.policy().merged(patch.clone()));
         self.check_count(&next)?;
         let log = self.observer.logger();
         let (mode, enforcement) = (next.mode().as_str(), self.writer.enforcer().mode());
@@ -154,7 +155,7 @@ impl Change<'_> {
             patch.len()
         );
         transaction
-            .commit(next.clone())
+            .commit(Arc::clone(&next))
             .map_err(|cause| self.refused("patch", cause))?;
         self.updated(&next, &sent);
         info!(log, "policy API: patch applied successfully");
@@ -174,6 +175,7 @@ impl Change<'_> {
         let mut transaction = self.writer.begin(self.observer.logger());
         let current = transaction.policy();
         let (next, removed) = current.without(&targets);
+        let next = Arc::new(next);
         let enforcement = self.writer.enforcer().mode();
         if removed.is_empty() {
             return Ok(Status::of(&current, enforcement)
@@ -189,7 +191,7 @@ impl Change<'_> {
             next.mode().as_str()
         );
         transaction
-            .commit(next.clone())
+            .commit(Arc::clone(&next))
             .map_err(|cause| self.refused("delete", cause))?;
         self.updated(&next, &removed);
         info!(log, "policy API: delete applied successfully");

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use serde::Serialize;
-use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{Action, Error, Rule};
 
@@ -14,7 +14,18 @@ use super::{Action, Error, Rule};
 #[derive(Debug, Default)]
 pub(super) struct Document {
     pub(super) default_action: String,
-    pub(super) egress: Vec<SentRule>,
+    pub(super) egress: Rules,
+}
+
+/// The rules of a policy as sent, or why the first of them that is none is none. Each is checked as
+/// soon as it is read: what only stands for it until then is not kept beside thousands of others.
+#[derive(Debug)]
+pub(super) struct Rules(pub(super) Result<Vec<Rule>, Error>);
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self(Ok(Vec::new()))
+    }
 }
 
 /// A rule as sent, before anything about it was checked.
@@ -104,6 +115,36 @@ impl<'de> Deserialize<'de> for Document {
         }
 
         deserializer.deserialize_any(DocumentVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rules {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RulesVisitor;
+
+        impl<'de> Visitor<'de> for RulesVisitor {
+            type Value = Rules;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array of rules")
+            }
+
+            fn visit_seq<S: SeqAccess<'de>>(self, mut array: S) -> Result<Rules, S::Error> {
+                let mut rules = Ok(Vec::new());
+                // To the end also after a rule that is none: the rest must be JSON all the same.
+                while let Some(sent) = array.next_element::<SentRule>()? {
+                    if let Ok(list) = &mut rules {
+                        match sent.check() {
+                            Ok(rule) => list.push(rule),
+                            Err(cause) => rules = Err(cause),
+                        }
+                    }
+                }
+                Ok(Rules(rules))
+            }
+        }
+
+        deserializer.deserialize_seq(RulesVisitor)
     }
 }
 

@@ -125,6 +125,19 @@ impl Log {
         }
     }
 
+    /// What there is from `offset` on: it begins there, or with the oldest byte that is kept.
+    #[must_use]
+    pub fn extent(&self, offset: u64) -> std::ops::Range<u64> {
+        let (kept, total) = match &*self.state() {
+            State::Memory { ring, .. } => (MEMORY as u64, ring.total()),
+            State::File { total, .. } => (self.capacity, *total),
+        };
+        if offset >= total {
+            return offset..offset;
+        }
+        offset.max(total.saturating_sub(kept))..total
+    }
+
     /// How many bytes the log has had.
     #[must_use]
     pub fn total(&self) -> u64 {
@@ -194,6 +207,10 @@ mod tests {
         assert_eq!(log.read(99, 100).unwrap(), (99, Vec::new()));
         log.append(b"two\n", directory.path());
         assert_eq!(log.read(4, 2).unwrap(), (4, b"tw".to_vec()));
+        assert_eq!(
+            (log.extent(4), log.extent(8), log.extent(99)),
+            (4..8, 8..8, 99..99)
+        );
     }
 
     #[test]
@@ -218,6 +235,7 @@ mod tests {
         let (start, kept) = log.read(0, usize::MAX).unwrap();
         assert_eq!((start, kept.len()), (3, MEMORY));
         assert!(kept.ends_with(b"aend"));
+        assert_eq!(log.extent(0), 3..MEMORY as u64 + 3);
         assert!(!log.blocks(1 << 20));
     }
 

@@ -85,8 +85,9 @@ pub struct Usage {
     pub user: Duration,
     /// Processor time in the kernel.
     pub system: Duration,
-    /// The largest resident set of any one of the processes, in bytes.
-    pub max_rss_bytes: u64,
+    /// The largest resident set of any one of the processes, in bytes; none where it was smaller than
+    /// that of the daemon, which the kernel does not tell apart.
+    pub max_rss_bytes: Option<u64>,
 }
 
 /// An ended process.

@@ -31,7 +31,7 @@ pub(super) fn collect(pid: u32) -> io::Result<Option<Ended>> {
         usage: Usage {
             user: duration(usage.ru_utime),
             system: duration(usage.ru_stime),
-            max_rss_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+            max_rss_bytes: Some(u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024),
         },
     }))
 }

@@ -77,7 +77,7 @@ fn state(status: &Status, annotations: Option<&Annotations>) -> State<'static> {
     }
 }
 
-/// The address of the first pod that has one. Which pods of several are ready is not in the object.
+/// The first address of a pod. Which pods of several are ready is not in the object.
 fn host(annotations: Option<&Annotations>) -> Result<String, Cow<'static, str>> {
     let annotations = annotations.ok_or(": BatchSandbox has no annotations")?;
     let text = annotations.endpoints.as_deref();
@@ -89,11 +89,14 @@ fn host(annotations: Option<&Annotations>) -> Result<String, Cow<'static, str>> 
     if elements.is_empty() {
         return Err(": endpoints annotation contains no IPs".into());
     }
-    let mut given = elements.iter().flatten();
-    let first = given.find(|element| !element.is_empty());
-    let first = first.ok_or(": endpoints annotation contains no IPs yet")?;
-    let host = address(first).ok_or(": endpoints annotation holds no address")?;
-    Ok(host.to_owned())
+    let mut given = elements.iter().flatten().filter(|text| !text.is_empty());
+    let Some(first) = given.clone().find_map(|text| address(text)) else {
+        return Err(match given.next() {
+            None => ": endpoints annotation contains no IPs yet".into(),
+            Some(_) => ": endpoints annotation holds no address".into(),
+        });
+    };
+    Ok(first.to_owned())
 }
 
 #[cfg(test)]
@@ -131,6 +134,7 @@ mod tests {
             (r#"[null, "", "10.0.0.3"]"#, "10.0.0.3"),
             (r#"["fd00::1"]"#, "fd00::1"),
             (r#"["[fd00::1]"]"#, "fd00::1"),
+            (r#"["0.0.0.0", "10.0.0.4"]"#, "10.0.0.4"),
         ] {
             let annotations = json!({ENDPOINTS: endpoints, "other": "x"});
             let object = read(&batch(annotations, json!({"ready": 2, "replicas": 2})));

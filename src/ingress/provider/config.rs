@@ -6,7 +6,7 @@
 use std::io;
 use std::path::Path;
 
-use super::{Resource, Routes, agent_sandbox, batchsandbox, kubernetes, routes};
+use super::{RESOURCES, Resource, Routes, kubernetes, routes};
 use crate::config::{Error, Kind, Setting, Values, Warning};
 
 const PROVIDER: &str = "OPENSANDBOX_INGRESS_PROVIDER_TYPE";
@@ -107,7 +107,6 @@ impl Config {
         read_file: &dyn Fn(&Path) -> io::Result<String>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Self, Error> {
-        let resources = [batchsandbox::RESOURCE, agent_sandbox::RESOURCE];
         let name = values.get(PROVIDER).unwrap_or_default();
         if name == routes::PROVIDER {
             let path = values.require(ROUTES)?;
@@ -116,7 +115,7 @@ impl Config {
             return routes.map(Self::Static).map_err(refused);
         }
         let named = |resource: &&Resource| resource.provider == name;
-        let Some(resource) = resources.iter().find(named) else {
+        let Some(resource) = RESOURCES.iter().find(named) else {
             return Err(Error::Usage(format!(
                 "unsupported provider type: {name} (from {}): expected batchsandbox, agent-sandbox or static",
                 values.origin(PROVIDER)

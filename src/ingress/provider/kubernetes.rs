@@ -35,6 +35,17 @@ use crate::runtime::Spawner;
 /// Where a pod finds its service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// How long a list, or a page of one, may take.
+pub const LIST_TIME: Duration = Duration::from_secs(120);
+/// The least a watch is asked to last; the most is twice as long.
+pub const WATCH_TIME: Duration = Duration::from_secs(300);
+/// How much longer than it was asked to last a watch is waited for.
+pub const WATCH_MARGIN: Duration = Duration::from_secs(30);
+/// The first wait before another attempt.
+pub const FIRST_WAIT: Duration = Duration::from_millis(800);
+/// The longest such wait, before chance is added.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// The rate of requests when none is given, or zero.
 const QPS: f64 = 5.0;
 /// The requests at once when none are given, or zero.
@@ -53,29 +64,29 @@ pub struct Config {
     pub times: Times,
 }
 
-/// How long things may take.
+/// How long things may take; tests are in more of a hurry.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// A listing or a page of one.
+    /// See [`LIST_TIME`].
     pub list: Duration,
-    /// The least a watch is asked to last; the most is twice as long.
+    /// See [`WATCH_TIME`].
     pub watch: Duration,
-    /// How much longer than it was asked to last a watch is waited for.
+    /// See [`WATCH_MARGIN`].
     pub margin: Duration,
-    /// The first wait before another attempt; it doubles up to `longest_wait`.
+    /// See [`FIRST_WAIT`].
     pub first_wait: Duration,
-    /// The longest such wait, before chance is added.
+    /// See [`LONGEST_WAIT`].
     pub longest_wait: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         Self {
-            list: Duration::from_secs(120),
-            watch: Duration::from_secs(300),
-            margin: Duration::from_secs(30),
-            first_wait: Duration::from_millis(800),
-            longest_wait: Duration::from_secs(30),
+            list: LIST_TIME,
+            watch: WATCH_TIME,
+            margin: WATCH_MARGIN,
+            first_wait: FIRST_WAIT,
+            longest_wait: LONGEST_WAIT,
         }
     }
 }
@@ -144,7 +155,9 @@ fn access(values: &Values, read: &dyn Fn(&Path) -> io::Result<String>) -> Result
         return Access::new(server, Trust::Public, None, Who::default(), read);
     }
     in_cluster(values, read).unwrap_or_else(|| {
-        Err("invalid configuration: no configuration has been provided, and this is no pod: give --kubeconfig, or --provider-type=static for sandboxes outside of Kubernetes".to_owned())
+        let nothing = "invalid configuration: no configuration has been provided, and this is no \
+             pod: give --kubeconfig, or --provider-type=static for sandboxes outside of Kubernetes";
+        Err(nothing.to_owned())
     })
 }
 

@@ -9,6 +9,9 @@ use super::index::{Object, State};
 /// The longest secure-access token; the server makes them of 32 characters.
 pub const MAX_TOKEN: usize = 4096;
 
+/// Calls a function with the names the object of an id may have, until it returns true.
+pub type EachName = fn(&str, &mut dyn FnMut(&str) -> bool);
+
 /// A kind of object that stands for a sandbox.
 #[derive(Clone, Copy, Debug)]
 pub struct Resource {
@@ -22,9 +25,9 @@ pub struct Resource {
     pub plural: &'static str,
     /// What stands before an id in a sentence about it: `sandbox `.
     pub subject: &'static str,
-    /// Calls a function with the names the object of an id may have, until it returns true.
-    pub each_name: fn(&str, &mut dyn FnMut(&str) -> bool),
-    /// Reads an object.
+    /// The names the object of an id may have.
+    pub each_name: EachName,
+    /// Reads an object; see [`read_object`](super::read_object).
     pub parse: fn(&[u8]) -> serde_json::Result<Object<'_>>,
 }
 

@@ -17,7 +17,7 @@ pub struct CacheStatus {
     synced: AtomicBool,
     first_sync: Event,
     in_touch: AtomicBool,
-    /// Milliseconds after `since`, of the last sign of life; zero if there was none.
+    /// Nanoseconds after `since`, of the last sign of life; zero if there was none.
     heard: AtomicU64,
     listings: AtomicU64,
 }
@@ -70,7 +70,7 @@ impl CacheStatus {
             heard => Some(
                 self.since
                     .elapsed()
-                    .saturating_sub(Duration::from_millis(heard)),
+                    .saturating_sub(Duration::from_nanos(heard)),
             ),
         }
     }
@@ -93,7 +93,7 @@ impl CacheStatus {
 
     /// The source gave a sign of life.
     pub(super) fn heard(&self) {
-        let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.heard.store(now.max(1), Ordering::Relaxed);
         self.in_touch.store(true, Ordering::Relaxed);
     }

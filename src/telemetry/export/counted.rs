@@ -12,30 +12,28 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 
 use super::account::Account;
 use super::delivery::Delivery;
+use crate::footprint;
+
+/// Between exports that are further apart than this, their memory is given back.
+const SELDOM: Duration = Duration::from_secs(1);
 
 /// An OTLP exporter, the delivery under it, and the account over it.
 pub struct Counted<E> {
     exporter: E,
     delivery: Delivery,
     account: Arc<Account>,
+    interval: Duration,
 }
 
 impl<E> Counted<E> {
-    /// Enters in `account` what `exporter` sends over `delivery`.
-    pub fn new(exporter: E, delivery: Delivery, account: Arc<Account>) -> Self {
+    /// Enters in `account` what `exporter` sends over `delivery`, once an `interval`.
+    pub fn new(exporter: E, delivery: Delivery, account: Arc<Account>, interval: Duration) -> Self {
         Self {
             exporter,
             delivery,
             account,
+            interval,
         }
-    }
-
-    /// Enters an export of `items`. The SDK is told that all is well: it would only print, without
-    /// a limit, what the account has counted and said already.
-    fn settle(&self, items: usize) -> OTelSdkResult {
-        self.account
-            .settle(items as u64, self.delivery.take_outcome());
-        Ok(())
     }
 }
 
@@ -50,7 +48,13 @@ impl PushMetricExporter for Counted<opentelemetry_otlp::MetricExporter> {
         let points = data_points(metrics);
         self.account.offer(points as u64);
         let _ = self.exporter.export(metrics).await;
-        self.settle(points)
+        self.delivery.settle(&self.account, points);
+        // Until the next time, nothing needs the half of the process that an export is.
+        if self.interval >= SELDOM {
+            footprint::give_back();
+        }
+        // The SDK would only print, without a limit, what the account has counted and said already.
+        Ok(())
     }
 
     fn force_flush(&self) -> OTelSdkResult {

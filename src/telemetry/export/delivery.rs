@@ -19,7 +19,7 @@ use opentelemetry_http::{HttpClient, HttpError};
 use smol::future::FutureExt;
 use smol::{Executor, Timer, channel};
 
-use super::account::{Accepted, Failure};
+use super::account::{Accepted, Account, Failure};
 use super::retry::{self, Backoff};
 use super::transport::{Answer, Transport};
 
@@ -90,7 +90,7 @@ struct Inner {
     executor: Arc<Executor<'static>>,
     timeout: Duration,
     stop: Stop,
-    /// How the last batch ended; taken by the exporter that counts.
+    /// How the last batch ended; taken when it is entered in an account.
     outcome: Mutex<Option<Result<Accepted, Failure>>>,
 }
 
@@ -113,9 +113,10 @@ impl Delivery {
         }))
     }
 
-    /// How the batch sent last ended, once.
-    pub fn take_outcome(&self) -> Option<Result<Accepted, Failure>> {
-        self.0.outcome().take()
+    /// Enters in `account` what became of the batch of `items` sent last; nothing was sent: it could
+    /// not be encoded.
+    pub fn settle(&self, account: &Account, items: usize) {
+        account.settle(items as u64, self.0.outcome().take());
     }
 }
 

@@ -101,12 +101,12 @@ impl Logs {
 
 impl Sink for Logs {
     fn export(&mut self, batch: Vec<LogRecord>) {
-        let records = batch.len() as u64;
+        let records = batch.len();
         let encoded = self.encode(&self.origin.request(batch));
         if let Ok(request) = encoded {
             // What it answers is in the outcome.
             let _ = smol::future::block_on(self.delivery.send_bytes(request));
         }
-        self.account.settle(records, self.delivery.take_outcome());
+        self.delivery.settle(&self.account, records);
     }
 }

@@ -15,11 +15,15 @@ use opentelemetry::Context;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 use super::account::Account;
+use crate::footprint;
 use crate::telemetry::bridge::{Packed, Unpacker};
 
 /// Bytes of records that wait or are under way. The usual record takes some 300, so that this only
 /// ever bounds unusual ones, such as lists of rules.
 pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long nothing must have been logged before what exports take is given back.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Where batches go.
 pub trait Sink: Send + 'static {
@@ -236,12 +240,19 @@ impl Shared {
 
     /// Waits for records worth an export and takes them all; `None`: there will be none any more.
     fn next(&self) -> Option<VecDeque<Packed>> {
-        let mut state = self
+        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let (mut state, pause) = self
             .wake
-            .wait_while(self.lock(), |state| {
-                state.waiting.is_empty() && !state.closed
-            })
+            .wait_timeout_while(self.lock(), PAUSE, idle)
             .unwrap_or_else(PoisonError::into_inner);
+        if pause.timed_out() {
+            drop(state);
+            footprint::give_back();
+            state = self
+                .wake
+                .wait_while(self.lock(), idle)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
         let due = Instant::now() + self.limits.delay;
         loop {
             if state.closed || state.hurry || state.waiting.len() >= self.limits.batch {

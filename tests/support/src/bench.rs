@@ -16,12 +16,26 @@ pub fn measured() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
-/// Runs every case once a round, and returns what each gave.
+/// Whether the part of a benchmark called `name` is wanted: no part was named on the command line,
+/// or a beginning of this one was.
+#[must_use]
+pub fn wanted(name: &str) -> bool {
+    let mut named = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .peekable();
+    named.peek().is_none() || named.any(|part| name.starts_with(&part))
+}
+
+/// Runs every case once a round, and returns what each gave. Each round begins with another case,
+/// so that none is always the one after a certain other.
 pub fn interleave<T>(rounds: usize, cases: &mut [Box<dyn FnMut() -> T + '_>]) -> Vec<Vec<T>> {
+    let count = cases.len();
     let mut results: Vec<_> = cases.iter().map(|_| Vec::with_capacity(rounds)).collect();
-    for _ in 0..rounds {
-        for (case, results) in cases.iter_mut().zip(&mut results) {
-            results.push(case());
+    for round in 0..rounds {
+        for turn in 0..count {
+            let case = (round + turn) % count;
+            results[case].push(cases[case]());
         }
     }
     results
@@ -130,6 +144,12 @@ impl Process {
         )
     }
 
+    /// The most memory that was ever resident, in MiB.
+    #[must_use]
+    pub fn peak(self) -> f64 {
+        self.status("VmHWM") / 1024.0
+    }
+
     /// How many sockets it has open.
     #[must_use]
     pub fn sockets(self) -> usize {
@@ -205,7 +225,7 @@ mod tests {
             ],
         );
         assert_eq!(results.len(), 2);
-        assert_eq!(*turns.borrow(), ['a', 'b', 'a', 'b']);
+        assert_eq!(*turns.borrow(), ['a', 'b', 'b', 'a']);
     }
 
     #[test]
@@ -215,6 +235,7 @@ mod tests {
         assert!(process.sockets() >= 1);
         let (resident, anonymous) = process.resident();
         assert!(resident > anonymous && anonymous > 0.0);
+        assert!(process.peak() >= anonymous);
         assert!(process.processor_time(None) > Duration::ZERO);
         assert_eq!(process.processor_time(Some("nobody")), Duration::ZERO);
     }

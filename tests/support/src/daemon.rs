@@ -21,7 +21,7 @@ use crate::netns::Namespace;
 use crate::watch::Watch;
 
 /// How long a daemon may take to become ready, and to end after it was told to.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often readiness is asked for.
 const POLL: Duration = Duration::from_millis(5);
 /// The keys every log line begins with.
@@ -290,6 +290,12 @@ impl Daemon {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it was seen to end.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.status.is_some()
     }
 
     /// Begins to read the standard output of a daemon that was [`Builder::unheard`].

@@ -16,6 +16,8 @@ use crate::watch::Watch;
 const BIND_ATTEMPTS: usize = 100;
 /// How long a blocking read waits before it looks whether the upstream was stopped.
 const POLL: Duration = Duration::from_millis(50);
+/// How long a reply waits for a gate that is never opened.
+const GATE_PATIENCE: Duration = Duration::from_secs(60);
 /// The bit of the flags that says "truncated".
 const TRUNCATED: u16 = 0x0200;
 
@@ -96,12 +98,47 @@ impl Answer {
     }
 }
 
+/// Holds replies back until it is opened; clones are the same gate.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<Watch<bool>>);
+
+impl Gate {
+    /// Lets everything pass from now on.
+    pub fn open(&self) {
+        self.0.update(|open| *open = true);
+    }
+
+    fn wait(&self) {
+        // One that is never opened must not hold a thread for ever.
+        let _opened = self.0.wait(GATE_PATIENCE, |open| open.then_some(()));
+    }
+}
+
+/// When a reply is sent.
+#[derive(Clone, Default)]
+enum When {
+    #[default]
+    AtOnce,
+    After(Duration),
+    Opened(Gate),
+}
+
+impl When {
+    fn wait(&self) {
+        match self {
+            Self::AtOnce => {}
+            Self::After(delay) => std::thread::sleep(*delay),
+            Self::Opened(gate) => gate.wait(),
+        }
+    }
+}
+
 /// What one query meets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Reply {
     rcode: u16,
     answers: Vec<Answer>,
-    delay: Duration,
+    when: When,
     dropped: bool,
     wrong_id: bool,
     wrong_question: Option<String>,
@@ -188,7 +225,14 @@ impl Reply {
     /// Sent after `delay`.
     #[must_use]
     pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
+        self.when = When::After(delay);
+        self
+    }
+
+    /// Sent once `gate` is open.
+    #[must_use]
+    pub fn behind(mut self, gate: &Gate) -> Self {
+        self.when = When::Opened(gate.clone());
         self
     }
 
@@ -391,11 +435,12 @@ fn serve_udp(socket: &UdpSocket, state: &Arc<Watch<State>>, stopped: &AtomicBool
             continue;
         };
         let messages = react(state, &query);
-        let delayed = messages.iter().any(|(delay, _)| !delay.is_zero());
+        let late = |(when, _): &(When, _)| !matches!(when, When::AtOnce);
+        let delayed = messages.iter().any(late);
         let socket = socket.try_clone().expect("another handle");
         let send = move || {
-            for (delay, message) in messages {
-                std::thread::sleep(delay);
+            for (when, message) in messages {
+                when.wait();
                 // The client may be gone; that is its business.
                 let _sent = socket.send_to(&message, peer);
             }
@@ -437,8 +482,8 @@ fn serve_stream(
         let Some(query) = parse(&message, Transport::Tcp, peer) else {
             return Ok(());
         };
-        for (delay, message) in react(state, &query) {
-            std::thread::sleep(delay);
+        for (when, message) in react(state, &query) {
+            when.wait();
             let length = u16::try_from(message.len()).expect("a DNS message");
             stream.write_all(&[&length.to_be_bytes()[..], &message].concat())?;
         }
@@ -461,8 +506,8 @@ fn read_exact(mut stream: &TcpStream, buffer: &mut [u8], stopped: &AtomicBool) -
     Ok(())
 }
 
-/// Records the query; the messages it is answered with, each after its delay.
-fn react(state: &Watch<State>, query: &Query) -> Vec<(Duration, Vec<u8>)> {
+/// Records the query; the messages it is answered with, and when each is sent.
+fn react(state: &Watch<State>, query: &Query) -> Vec<(When, Vec<u8>)> {
     let reply = state.update(|state| {
         state.queries.push(query.clone());
         state.reply(&query.name)
@@ -475,7 +520,7 @@ fn react(state: &Watch<State>, query: &Query) -> Vec<(Duration, Vec<u8>)> {
     }
     let in_order = replies.into_iter().rev().filter(|reply| !reply.dropped);
     in_order
-        .map(|reply| (reply.delay, encode(&reply, query)))
+        .map(|reply| (reply.when.clone(), encode(&reply, query)))
         .collect()
 }
 
@@ -655,7 +700,7 @@ pub fn response_code(message: &[u8]) -> u8 {
 mod tests {
     use super::*;
 
-    const SECOND: Duration = Duration::from_secs(1);
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     #[test]
     fn scripted_replies_come_in_order_over_both_transports() {
@@ -667,12 +712,12 @@ mod tests {
                 Reply::addresses(60, &["192.0.2.7", "::1"]),
             ],
         );
-        let first = ask(upstream.address(), "A.test", rtype::A, SECOND).expect("an answer");
+        let first = ask(upstream.address(), "A.test", rtype::A, PATIENCE).expect("an answer");
         assert_eq!(response_code(&first), 2);
-        let second = ask_tcp(upstream.address(), "a.test", rtype::A, SECOND).expect("an answer");
+        let second = ask_tcp(upstream.address(), "a.test", rtype::A, PATIENCE).expect("an answer");
         assert_eq!(response_code(&second), 0);
         assert!(second.ends_with(&[192, 0, 2, 7]));
-        let other = ask(upstream.address(), "b.test", rtype::A, SECOND).expect("an answer");
+        let other = ask(upstream.address(), "b.test", rtype::A, PATIENCE).expect("an answer");
         assert_eq!(response_code(&other), 3);
         assert_eq!(upstream.queries_for("a.test").len(), 2);
         assert_eq!(upstream.queries()[0].spelled, "A.test");
@@ -682,9 +727,9 @@ mod tests {
     fn truncation_is_for_udp_only() {
         let upstream = Upstream::start();
         upstream.answer("big.test", Reply::big(5000).truncated_over_udp());
-        let udp = ask(upstream.address(), "big.test", rtype::TXT, SECOND).expect("an answer");
+        let udp = ask(upstream.address(), "big.test", rtype::TXT, PATIENCE).expect("an answer");
         assert_eq!(udp[2] & 2, 2);
-        let tcp = ask_tcp(upstream.address(), "big.test", rtype::TXT, SECOND).expect("an answer");
+        let tcp = ask_tcp(upstream.address(), "big.test", rtype::TXT, PATIENCE).expect("an answer");
         assert!(tcp.len() > 5000);
     }
 
@@ -694,7 +739,7 @@ mod tests {
         let forged = Reply::addresses(60, &["192.0.2.66"]).with_wrong_id();
         let reply = Reply::addresses(60, &["192.0.2.7"]).preceded_by(forged);
         upstream.answer("a.test", reply);
-        let answer = ask(upstream.address(), "a.test", rtype::A, SECOND).expect("an answer");
+        let answer = ask(upstream.address(), "a.test", rtype::A, PATIENCE).expect("an answer");
         assert!(answer.ends_with(&[192, 0, 2, 7]));
     }
 }

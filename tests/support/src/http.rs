@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::watch::Watch;
 
 /// How long the client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a waiting server looks whether it was stopped.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -56,6 +56,7 @@ impl Request {
 #[derive(Default)]
 struct State {
     replies: VecDeque<Reply>,
+    otherwise: Option<Reply>,
     requests: Vec<Request>,
 }
 
@@ -67,7 +68,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens on a port of 127.0.0.1. Requests beyond the script are answered 200.
+    /// Listens on a port of 127.0.0.1. Requests beyond the script are answered 200, unless
+    /// [`otherwise`](Self::otherwise) says so.
     ///
     /// # Panics
     ///
@@ -94,6 +96,11 @@ impl Endpoint {
     /// The next requests meet these replies, in order.
     pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         self.state.update(|state| state.replies.extend(replies));
+    }
+
+    /// Requests beyond the script meet this reply.
+    pub fn otherwise(&self, reply: Reply) {
+        self.state.update(|state| state.otherwise = Some(reply));
     }
 
     /// Every request so far.
@@ -142,7 +149,7 @@ fn serve(stream: TcpStream, state: &Watch<State>, stopped: &AtomicBool) -> io::R
         let request = read(&mut reader)?;
         let reply = state.update(|state| {
             state.requests.push(request);
-            state.replies.pop_front()
+            state.replies.pop_front().or(state.otherwise.clone())
         });
         match reply.unwrap_or_else(|| Reply::status(200)) {
             Reply::Status(status, headers, body) => {
@@ -223,7 +230,8 @@ pub fn get(address: SocketAddr, path: &str) -> io::Result<Response> {
     request(address, "GET", path, &[], "")
 }
 
-/// One HTTP/1.1 request over a connection of its own.
+/// One HTTP/1.1 request over a connection of its own, for the address it goes to unless `headers`
+/// name another host.
 ///
 /// # Errors
 ///
@@ -237,13 +245,17 @@ pub fn request(
 ) -> io::Result<Response> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let extra: String = headers
+    let mut extra: String = headers
         .iter()
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    let is_host = |(name, _): &(&str, &str)| name.eq_ignore_ascii_case("host");
+    if !headers.iter().any(is_host) {
+        extra = format!("Host: {address}\r\n{extra}");
+    }
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nConnection: close\r\n\
          Content-Length: {}\r\n{extra}\r\n{body}",
         body.len()
     )?;
@@ -260,4 +272,151 @@ pub fn request(
         headers: lines.map(str::to_owned).collect(),
         body: body.to_owned(),
     })
+}
+
+/// A connection that is kept open from one request to the next, and reads bodies as they come.
+pub struct Connection {
+    reader: BufReader<TcpStream>,
+    host: String,
+    left: Left,
+}
+
+/// What is still to come of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Bytes(usize),
+    Chunks,
+    Nothing,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens there.
+    pub fn open(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            reader: BufReader::with_capacity(64 * 1024, stream),
+            host: address.to_string(),
+            left: Left::Nothing,
+        })
+    }
+
+    /// How long reading waits; for ever, if not set.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses.
+    pub fn patience(&self, timeout: Duration) -> io::Result<()> {
+        self.reader.get_ref().set_read_timeout(Some(timeout))
+    }
+
+    /// Sends a request and reads the head of the answer, whose body is still to be read.
+    ///
+    /// # Errors
+    ///
+    /// The connection ends, or the answer is no HTTP.
+    pub fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Response> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.host,
+            body.len()
+        );
+        self.reader.get_mut().write_all(request.as_bytes())?;
+        let status = self.line()?;
+        let status = status.split(' ').nth(1).and_then(|word| word.parse().ok());
+        let mut response = Response {
+            status: status.ok_or(io::ErrorKind::InvalidData)?,
+            headers: Vec::new(),
+            body: String::new(),
+        };
+        loop {
+            let line = self.line()?;
+            if line.is_empty() {
+                break;
+            }
+            response.headers.push(line);
+        }
+        let length = response.header("content-length");
+        self.left = match length.and_then(|length| length.parse().ok()) {
+            Some(length) => Left::Bytes(length),
+            None => Left::Chunks,
+        };
+        Ok(response)
+    }
+
+    /// Gives `take` the next piece of the body; false at its end.
+    ///
+    /// # Errors
+    ///
+    /// The connection ends before the body does.
+    pub fn piece(&mut self, take: impl FnOnce(&[u8])) -> io::Result<bool> {
+        let length = match self.left {
+            Left::Nothing | Left::Bytes(0) => 0,
+            Left::Bytes(length) => length,
+            Left::Chunks => {
+                let size = self.line()?;
+                let size = size.split(';').next().unwrap_or_default();
+                usize::from_str_radix(size, 16).map_err(io::Error::other)?
+            }
+        };
+        let mut piece = vec![0; length];
+        self.reader.read_exact(&mut piece)?;
+        if self.left == Left::Chunks {
+            self.line()?;
+        }
+        if length == 0 || self.left != Left::Chunks {
+            self.left = Left::Nothing;
+        }
+        if length > 0 {
+            take(&piece);
+        }
+        Ok(length > 0)
+    }
+
+    /// Sends a request and reads the whole answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send) and [`piece`](Self::piece).
+    pub fn request(&mut self, method: &str, path: &str, body: &str) -> io::Result<Response> {
+        let mut response = self.send(method, path, body)?;
+        let mut bytes = Vec::new();
+        while self.piece(|piece| bytes.extend_from_slice(piece))? {}
+        response.body = String::from_utf8_lossy(&bytes).into_owned();
+        Ok(response)
+    }
+
+    fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.reader.read_line(&mut line)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        line.truncate(line.trim_end().len());
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_used_again() {
+        let endpoint = Endpoint::start();
+        let reply = |body: &str| Reply::Status(201, Vec::new(), body.to_owned());
+        endpoint.script([reply("one"), reply(""), reply("three")]);
+        let mut connection = Connection::open(endpoint.address()).expect("a connection");
+        for body in ["one", "", "three"] {
+            let answer = connection
+                .request("POST", "/x", "hello")
+                .expect("an answer");
+            assert_eq!((answer.status, answer.body.as_str()), (201, body));
+        }
+        assert_eq!(endpoint.requests().len(), 3);
+        assert_eq!(endpoint.requests()[2].body, "hello");
+    }
 }

@@ -4,17 +4,23 @@
 //! Nothing here uses the code under test: the harness brings its own codecs, so that an error
 //! cannot cancel itself out.
 
+pub mod backend;
 pub mod bench;
 pub mod daemon;
 pub mod dns;
 pub mod egress;
 pub mod http;
+pub mod kube;
 pub mod netns;
 pub mod otlp;
+pub mod redis;
+pub mod sdk;
 pub mod tls;
 pub mod tools;
+pub mod websocket;
 
 mod io;
+mod port;
 mod watch;
 
 pub use daemon::Daemon;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 /// How long a cable may take to carry, and how often it is asked.
-const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
+const CARRIER_PATIENCE: Duration = Duration::from_secs(30);
 const CARRIER_POLL: Duration = Duration::from_millis(10);
 
 /// Whether this process may create namespaces and change packet filters.
@@ -189,9 +189,8 @@ impl Default for Namespace {
 #[cfg(test)]
 mod tests {
     use std::net::{SocketAddr, UdpSocket};
-    use std::time::Duration;
 
-    use super::{Namespace, require_root};
+    use super::{CARRIER_PATIENCE, Namespace, require_root};
     use crate::dns::{Reply, Upstream, ask, response_code, rtype};
 
     #[test]
@@ -204,7 +203,7 @@ mod tests {
             let address = SocketAddr::new(address, 53);
             let upstream = right.enter(|| Upstream::start_at(address));
             upstream.otherwise(Reply::refused());
-            let answer = left.enter(|| ask(address, "a.test", rtype::A, Duration::from_secs(2)));
+            let answer = left.enter(|| ask(address, "a.test", rtype::A, CARRIER_PATIENCE));
             assert_eq!(answer.as_deref().map(response_code), Some(5));
         }
         let taken = left.enter(|| UdpSocket::bind((Namespace::cable_v4(2), 0)));

@@ -12,12 +12,12 @@ mod view;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 
+use crate::port::Port;
 use crate::watch::Watch;
 pub use view::{Kind, Number, Point, Record, Value};
 
@@ -145,32 +145,11 @@ struct State {
     schema: schema::Schema,
 }
 
-/// Connections that may wait to be accepted.
-const BACKLOG: i32 = 128;
-
-/// A bound socket whose port can be bound once more, to reserve it.
-fn bind(address: SocketAddr) -> socket2::Socket {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("SO_REUSEADDR");
-    socket.set_reuse_port(true).expect("SO_REUSEPORT");
-    socket.bind(&address.into()).expect("bind the receiver");
-    socket
-}
-
 /// A running receiver; stops when dropped.
 pub struct Receiver {
     state: Arc<Watch<State>>,
-    address: SocketAddr,
     tls: Option<Arc<rustls::ServerConfig>>,
-    running: Option<Running>,
-    reserved: Option<socket2::Socket>,
-}
-
-/// The thread that serves, and the handle that stops it.
-struct Running {
-    stop: smol::channel::Sender<()>,
-    thread: JoinHandle<()>,
+    port: Port,
 }
 
 impl Receiver {
@@ -191,10 +170,8 @@ impl Receiver {
     pub fn start_at(address: SocketAddr, tls: Option<rustls::ServerConfig>) -> Self {
         let mut receiver = Self {
             state: Arc::default(),
-            address,
             tls: tls.map(Arc::new),
-            running: None,
-            reserved: None,
+            port: Port::new(address),
         };
         receiver.resume();
         receiver
@@ -203,14 +180,14 @@ impl Receiver {
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT` with an HTTP protocol.
     #[must_use]
     pub fn http_endpoint(&self) -> String {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        format!("{scheme}://{}", self.address)
+        format!("{scheme}://{}", self.address())
     }
 
     /// The value for `OTEL_EXPORTER_OTLP_ENDPOINT` with gRPC: the same port.
@@ -221,31 +198,14 @@ impl Receiver {
 
     /// Closes the port and every connection: from now on the kernel refuses.
     pub fn down(&mut self) {
-        if let Some(running) = self.running.take() {
-            // A bound socket that does not listen keeps the port ours, and refuses.
-            self.reserved = Some(bind(self.address));
-            running.stop.close();
-            running.thread.join().expect("the receiver's thread");
-        }
+        self.port.down();
     }
 
     /// Listens again, on the same port.
     pub fn resume(&mut self) {
-        if self.running.is_some() {
-            return;
-        }
-        let socket = self.reserved.take().unwrap_or_else(|| bind(self.address));
-        socket.listen(BACKLOG).expect("listen");
-        let listener = smol::Async::new(std::net::TcpListener::from(socket));
-        let listener = smol::net::TcpListener::from(listener.expect("a non-blocking socket"));
-        self.address = listener.local_addr().expect("the receiver's address");
-        let (stop, stopped) = smol::channel::bounded(1);
         let (state, tls) = (self.state.clone(), self.tls.clone());
-        let thread = std::thread::Builder::new()
-            .name("otlp-receiver".to_owned())
-            .spawn(move || serve::run(&listener, &state, tls, &stopped))
-            .expect("start the receiver's thread");
-        self.running = Some(Running { stop, thread });
+        let serve = move |listener: &_, stopped: &_| serve::run(listener, &state, tls, stopped);
+        self.port.up("otlp-receiver", serve);
     }
 
     /// The next request meets `fault`. Calls queue up, one request each.
@@ -378,18 +338,6 @@ impl Receiver {
     pub fn assert_clean(&self) {
         let violations = self.violations();
         assert!(violations.is_empty(), "OTLP violations: {violations:#?}");
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        if let Some(running) = self.running.take() {
-            running.stop.close();
-            let joined = running.thread.join();
-            if joined.is_err() && !std::thread::panicking() {
-                panic!("the receiver's thread panicked");
-            }
-        }
     }
 }
 

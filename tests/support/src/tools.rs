@@ -9,7 +9,7 @@ use crate::http::Response;
 use crate::netns::Namespace;
 
 /// How long a server may take to answer for the first time.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Whether all of these are installed; if not, says loudly that the test was skipped.
 #[must_use]

@@ -40,6 +40,9 @@ pub enum Failure {
     /// There is no answer, or not all of it.
     #[error("{0}")]
     Transport(String),
+    /// A watch that worked was cut off.
+    #[error("the watch was cut off: {0}")]
+    CutOff(String),
     /// The server refused.
     #[error("{message} ({code})")]
     Refused {

@@ -271,13 +271,9 @@ fn rfc3339(text: &str) -> Option<SystemTime> {
         let all = digits.bytes().all(|octet| octet.is_ascii_digit());
         all.then(|| digits.parse().ok())?
     };
-    let sign = |at: usize, octet: u8| (text.as_bytes().get(at) == Some(&octet)).then_some(());
-    (
-        sign(4, b'-')?,
-        sign(7, b'-')?,
-        sign(13, b':')?,
-        sign(16, b':')?,
-    );
+    let marks = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    let is_at = |(place, mark): &(usize, u8)| text.as_bytes().get(*place) == Some(mark);
+    marks.iter().all(is_at).then_some(())?;
     let separator = text.as_bytes().get(10)?;
     matches!(separator, b'T' | b't' | b' ').then_some(())?;
     let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use slog::{Logger, debug, info, warn};
 use smol::Timer;
+use smol::future::FutureExt as _;
 
 use super::Times;
 use super::api::{Api, AtLeast, Event, Failure};
 use super::backoff::{Backoff, chance};
-use crate::ingress::provider::index::Writer;
+use crate::ingress::provider::index::{MAX_OBJECTS, Writer};
+use crate::ingress::provider::read_object;
 use crate::ingress::provider::resource::Resource;
 use crate::ingress::provider::status::CacheStatus;
 
@@ -31,7 +33,7 @@ pub(super) struct Reflector {
     status: Arc<CacheStatus>,
     log: Logger,
     backoff: Backoff,
-    /// What was said last, and since when it is so.
+    /// What kind of trouble was told, and since when there is some.
     trouble: Option<(String, Instant)>,
     /// Whether it was said that objects are left out.
     left_out: bool,
@@ -86,11 +88,11 @@ impl Reflector {
     async fn list(&mut self, from: &AtLeast) -> Result<String, Failure> {
         self.api.discover().await?;
         self.writer.begin_listing();
-        let parse = self.api.resource().parse;
+        let resource = *self.api.resource();
         let (mut continued, mut unreadable, mut full) = (String::new(), 0_usize, false);
         let version = loop {
             let writer = &mut self.writer;
-            let visit = |item: &[u8]| match parse(item) {
+            let visit = |item: &[u8]| match read_object(&resource, item) {
                 Ok(object) => full |= writer.put(&object).is_err(),
                 Err(_) => unreadable += 1,
             };
@@ -130,11 +132,19 @@ impl Reflector {
                     self.log,
                     "the watch is too far behind and everything is listed again"
                 );
-                return Over::Relist;
+                self.wait(Duration::ZERO).await;
+                Over::Relist
             }
-            // Denied, or overloaded, or on its way out: the version may be good afterwards.
+            // It happens; it is trouble if the next one cannot be had.
+            Failure::CutOff(cause) => {
+                debug!(self.log, "the watch was cut off: {cause}");
+                self.wait(Duration::ZERO).await;
+                Over::Resume
+            }
+            // Denied, or overloaded, or on its way out: the version may be good afterwards. Not so
+            // with 504, which may say that the server does not know it yet, or never will.
             Failure::Refused {
-                code: 401 | 403 | 429 | 500..,
+                code: 401 | 403 | 429 | 500..=503,
                 ..
             }
             | Failure::Transport(_)
@@ -154,18 +164,32 @@ impl Reflector {
         let lasts = self.times.watch.mul_f64(1.0 + chance());
         let since = Instant::now();
         let mut watch = self.api.watch(version, lasts).await?;
-        self.status.heard();
-        self.recovered();
+        let mut settled = false;
         let mut events = 0_u64;
         loop {
             let more = watch.read(|event| {
                 events += 1;
                 self.apply(&event, version)
             });
-            if !more.await? {
+            let calm = async {
+                // Of a quiet cluster nothing may come for minutes; that nothing failed is enough.
+                let calm = (!settled).then(|| since.checked_add(SHORT)).flatten();
+                calm.map_or_else(Timer::never, Timer::at).await;
+                Ok(true)
+            };
+            // Nothing is lost when the wait is over first: what was read was applied as well.
+            let more = more.or(calm).await.map_err(|failure| match failure {
+                Failure::Transport(cause) if settled => Failure::CutOff(cause),
+                failure => failure,
+            });
+            if !more? {
                 break;
             }
-            self.status.heard();
+            if events > 0 || since.elapsed() >= SHORT {
+                settled = true;
+                self.status.heard();
+                self.recovered();
+            }
         }
         if events == 0 && since.elapsed() < SHORT {
             return Err(Failure::Transport("the watch ended at once".to_owned()));
@@ -175,27 +199,32 @@ impl Reflector {
 
     fn apply(&mut self, event: &Event<'_>, version: &mut String) -> Result<(), Failure> {
         let json = event.object.get().as_bytes();
-        let broken = |cause: serde_json::Error| Failure::Broken(cause.to_string());
         if event.r#type == "ERROR" {
             return Err(refusal(json));
         }
-        let meta: Versioned = serde_json::from_slice(json).map_err(broken)?;
+        let read = serde_json::from_slice(json);
+        let Identified { metadata } = read.map_err(|cause| Failure::Broken(cause.to_string()))?;
         match event.r#type {
-            "ADDED" | "MODIFIED" => {
-                let object = (self.api.resource().parse)(json).map_err(broken)?;
-                if self.writer.put(&object).is_err() {
-                    self.leave_out(true, 0);
+            "ADDED" | "MODIFIED" => match read_object(self.api.resource(), json) {
+                Ok(object) => {
+                    if self.writer.put(&object).is_err() {
+                        self.leave_out(true, 0);
+                    }
                 }
-            }
+                Err(_) => {
+                    // What it was before may be wrong by now.
+                    self.writer.remove(&metadata.namespace, &metadata.name);
+                    self.leave_out(true, 1);
+                }
+            },
             "DELETED" => {
-                let object = (self.api.resource().parse)(json).map_err(broken)?;
-                self.writer.remove(&object.namespace, &object.name);
+                self.writer.remove(&metadata.namespace, &metadata.name);
             }
             // A bookmark only moves the version; what is not known yet does not matter to us.
             _ => {}
         }
-        if !meta.metadata.resource_version.is_empty() {
-            *version = meta.metadata.resource_version;
+        if !metadata.resource_version.is_empty() {
+            *version = metadata.resource_version;
         }
         Ok(())
     }
@@ -204,30 +233,40 @@ impl Reflector {
     async fn failed(&mut self, failure: Failure) {
         self.status.lost();
         let told = self.told(&failure);
+        let kind = match &failure {
+            // A server on its way out fails in several ways, and that is one change.
+            Failure::Transport(_) => "no answer".to_owned(),
+            _ => told.clone(),
+        };
         let known = self
             .trouble
             .as_ref()
-            .is_some_and(|(known, _)| *known == told);
+            .is_some_and(|(known, _)| *known == kind);
         if known {
             debug!(self.log, "{told}");
         } else {
-            let since = self
-                .trouble
-                .as_ref()
-                .map_or_else(Instant::now, |(_, since)| *since);
             let meanwhile = if self.status.is_synced() {
                 "what was known is served on"
             } else {
                 "nothing is served before the first listing"
             };
             warn!(self.log, "{told}; {meanwhile}"; "server" => self.api.server());
-            self.trouble = Some((told, since));
+            let since = self
+                .trouble
+                .take()
+                .map_or_else(Instant::now, |(_, since)| since);
+            self.trouble = Some((kind, since));
         }
-        let wait = self.backoff.failed(Instant::now(), chance());
         let asked = match failure {
             Failure::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
+        self.wait(asked).await;
+    }
+
+    /// Waits before another attempt, at least as long as the server asked for.
+    async fn wait(&mut self, asked: Duration) {
+        let wait = self.backoff.failed(Instant::now(), chance());
         Timer::after(wait.max(asked.min(LONGEST_ASKED))).await;
     }
 
@@ -241,23 +280,45 @@ impl Reflector {
     /// What happened, and what to do about it.
     fn told(&self, failure: &Failure) -> String {
         let Resource { group, plural, .. } = self.api.resource();
-        match failure {
-            Failure::Access(cause) => format!("cannot sign in to the Kubernetes API server: {cause}"),
-            Failure::Transport(cause) => format!("the Kubernetes API server does not answer: {cause}"),
-            Failure::Refused { code: 401, .. } => "the Kubernetes API server does not accept our credentials (401): renew the token or certificate of the service account or the kubeconfig".to_owned(),
-            Failure::Refused { code: 403, message, .. } => format!("the Kubernetes API server does not let us see the sandboxes (403): a ClusterRole has to allow get, list and watch of {plural} in {group}, and a ClusterRoleBinding has to give it to us: {message}"),
-            Failure::Refused { code: 404, .. } => format!("the Kubernetes API server has no {plural} in {group} (404): install the custom resource definition, or choose another --provider-type"),
-            Failure::Refused { code, message, .. } => format!("the Kubernetes API server refused ({code}): {message}"),
-            Failure::Broken(cause) => format!("the answer of the Kubernetes API server cannot be read: {cause}"),
-            Failure::Versions { .. } => format!("the versions of {plural} in {group} do not fit: {failure}"),
-        }
+        let what = match failure {
+            Failure::Access(cause) => {
+                return format!("cannot sign in to the Kubernetes API server: {cause}");
+            }
+            Failure::Transport(cause) | Failure::CutOff(cause) => {
+                format!("does not answer: {cause}")
+            }
+            Failure::Refused { code: 401, .. } => "does not accept our credentials (401): renew \
+                 the token or certificate of the service account or the kubeconfig"
+                .to_owned(),
+            Failure::Refused {
+                code: 403, message, ..
+            } => format!(
+                "does not let us see the sandboxes (403): a ClusterRole has to allow get, list \
+                 and watch of {plural} in {group}, and a ClusterRoleBinding has to give it to us: \
+                 {message}"
+            ),
+            Failure::Refused { code: 404, .. } => format!(
+                "has no {plural} in {group} (404): install the custom resource definition, or \
+                 choose another --provider-type"
+            ),
+            Failure::Refused { code, message, .. } => format!("refused ({code}): {message}"),
+            Failure::Broken(cause) => format!("answered with what cannot be read: {cause}"),
+            Failure::Versions { .. } => {
+                format!("has {plural} in {group} in other versions: {failure}")
+            }
+        };
+        format!("the Kubernetes API server {what}")
     }
 
     /// Says once when objects are left out, and once when they are not any more.
     fn leave_out(&mut self, now: bool, unreadable: usize) {
         if now && !self.left_out {
-            warn!(self.log, "some sandboxes are left out: their objects cannot be read, or there are too many";
-                "unreadable" => unreadable, "most" => crate::ingress::provider::index::MAX_OBJECTS);
+            warn!(
+                self.log,
+                "some sandboxes are left out: their objects cannot be read, or there are too many";
+                "unreadable" => unreadable,
+                "most" => MAX_OBJECTS,
+            );
         } else if !now && self.left_out {
             info!(self.log, "no sandbox is left out any more");
         }
@@ -265,15 +326,17 @@ impl Reflector {
     }
 }
 
+/// What every event says of its object.
 #[derive(serde::Deserialize)]
-struct Versioned {
-    metadata: Meta,
+struct Identified {
+    metadata: Identity,
 }
 
-#[derive(serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Meta {
-    #[serde(default)]
+#[derive(Default, serde::Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Identity {
+    name: String,
+    namespace: String,
     resource_version: String,
 }
 

@@ -1,15 +1,9 @@
-//! What the engine of execd adds to starting a shell (`SPECIFICATION.md`, numbers 10 to 12).
-//!
-//! `cargo bench --bench exec` prints one line a case: the engine, a bare `posix_spawn` of the same
-//! shell in the same run, and the standard library's way for comparison. Under `cargo test` each
-//! case runs once.
+//! What the engine of execd adds to starting a shell, without HTTP around it.
 
-use std::ffi::{CString, OsStr};
-use std::io::Read;
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +17,9 @@ use opensandbox::execd::session::{Run, Sessions};
 use opensandbox::execd::spawn::{Children, find_shell};
 use opensandbox::runtime::{self, Runtime};
 use opensandbox::telemetry::instrument::Meter;
+use support::bench::measured;
+
+use crate::bare::{bare_loop, posix_spawn, quantile, read_pipe, timed, wait};
 
 /// Single executions in each of the interleaved rounds.
 const SINGLE: usize = 40;
@@ -34,8 +31,9 @@ const MANY: usize = 1500;
 /// Bytes of streamed output.
 const STREAMED: usize = 1 << 30;
 
-fn main() {
-    let measured = std::env::args().any(|argument| argument == "--bench");
+/// Prints one line a case.
+pub fn run() {
+    let measured = measured();
     let rounds = if measured { ROUNDS } else { 1 };
     let scale = |count: usize| if measured { count } else { 1 };
     let threads = if measured {
@@ -107,7 +105,9 @@ fn main() {
     let bytes = if measured { STREAMED } else { 1 << 20 };
     let (mut pipe, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds.div_ceil(5) {
-        pipe.push(timed(|| read_pipe(bytes)));
+        pipe.push(timed(|| {
+            read_pipe("head", &["-c", &bytes.to_string(), "/dev/zero"], bytes)
+        }));
         ours.push(timed(|| {
             let read = runtime.block_on(streamed(&commands, &engine, bytes));
             assert_eq!(read, bytes);
@@ -127,53 +127,6 @@ fn main() {
 
 fn logger() -> slog::Logger {
     slog::Logger::root(slog::Discard, slog::o!())
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let begin = Instant::now();
-    work();
-    begin.elapsed()
-}
-
-/// A quantile in microseconds.
-fn quantile(times: &mut [Duration], percent: usize) -> f64 {
-    times.sort_unstable();
-    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6
-}
-
-/// Starts `true` in the shell with nothing around it.
-fn posix_spawn(shell: &Path) -> libc::pid_t {
-    unsafe extern "C" {
-        static environ: *const *mut libc::c_char;
-    }
-    let path = CString::new(shell.as_os_str().as_encoded_bytes()).expect("a path");
-    let arguments = [path.clone(), c"-c".to_owned(), c"true".to_owned()];
-    let mut pointers: Vec<_> = arguments
-        .iter()
-        .map(|text| text.as_ptr().cast_mut())
-        .collect();
-    pointers.push(ptr::null_mut());
-    let mut pid = 0;
-    // SAFETY: every pointer is to a terminated string or vector that outlives the call, and nothing
-    // changes the environment meanwhile.
-    let result = unsafe {
-        libc::posix_spawn(
-            &raw mut pid,
-            path.as_ptr(),
-            ptr::null(),
-            ptr::null(),
-            pointers.as_ptr(),
-            environ,
-        )
-    };
-    assert_eq!(result, 0);
-    pid
-}
-
-fn wait(pid: libc::pid_t) {
-    let mut status = 0;
-    // SAFETY: the pointer is to local storage.
-    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
 }
 
 fn standard(shell: &Path) {
@@ -220,17 +173,6 @@ async fn in_session(sessions: &Sessions, id: &str) {
     while events.recv().await.is_ok() {}
 }
 
-fn bare_loop(shell: &Path, concurrent: usize, many: usize) {
-    let mut running = std::collections::VecDeque::new();
-    for _ in 0..many {
-        if running.len() == concurrent {
-            running.pop_front().into_iter().for_each(wait);
-        }
-        running.push_back(posix_spawn(shell));
-    }
-    running.into_iter().for_each(wait);
-}
-
 async fn engine_loop(commands: &Commands, engine: &Engine, concurrent: usize, many: usize) {
     let tasks: Vec<_> = (0..concurrent)
         .map(|worker| {
@@ -246,25 +188,6 @@ async fn engine_loop(commands: &Commands, engine: &Engine, concurrent: usize, ma
     for task in tasks {
         task.await;
     }
-}
-
-fn read_pipe(bytes: usize) {
-    let mut child = Command::new("head")
-        .args(["-c", &bytes.to_string(), "/dev/zero"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("head");
-    let mut output = child.stdout.take().expect("a pipe");
-    let mut buffer = vec![0; 64 * 1024];
-    let mut total = 0;
-    loop {
-        match output.read(&mut buffer).expect("output") {
-            0 => break,
-            read => total += read,
-        }
-    }
-    assert_eq!(total, bytes);
-    child.wait().expect("a status");
 }
 
 async fn streamed(commands: &Commands, engine: &Engine, bytes: usize) -> usize {
@@ -293,7 +216,7 @@ async fn echoes(engine: &Engine, count: usize) -> Vec<Duration> {
         .expect("a terminal");
     let role = Role::Writer { takeover: false };
     let viewer = terminals.attach(&id, role, 0).expect("the lease");
-    viewer.start(Mode::Pty).await.expect("a shell");
+    viewer.start(Mode::Pty, true).await.expect("a shell");
     shown(&viewer, "ready").await;
     let mut times = Vec::new();
     for number in 0..count {
