@@ -5,14 +5,13 @@
 //! edge-triggered, with the thread that serves it, and that thread waits for it. Timers, and
 //! sockets that are not moved here, stay with smol's. Owns waiting; never reads or writes.
 
-use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
 use rustix::buffer::spare_capacity;
@@ -46,6 +45,9 @@ struct Sources {
 struct Source {
     read: Direction,
     write: Direction,
+    /// Whether the peer has ended its side, or the connection failed. There will be no other event
+    /// of it, so reading goes on until it has been read.
+    has_ended: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +60,11 @@ struct Direction {
 impl Direction {
     fn wake(&self) {
         self.ticks.fetch_add(1, Ordering::Release);
-        let waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waker = self
+            .waker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -70,7 +76,10 @@ impl Direction {
         if self.ticks.load(Ordering::Acquire) != seen {
             return Poll::Ready(());
         }
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(context.waker()))
+        {
             *waker = Some(context.waker().clone());
         }
         Poll::Pending
@@ -122,7 +131,6 @@ impl Reactor {
             // Interrupted; there is no other reason once the descriptor exists.
             return;
         }
-        let wanted = Cell::new(0);
         for event in events.iter() {
             let (flags, data) = (event.flags, event.data);
             if data.u64() == NOTICE {
@@ -132,34 +140,37 @@ impl Reactor {
             let source = self.source(data.u64());
             let Some(source) = source else { continue };
             let ended = EventFlags::ERR | EventFlags::HUP;
+            if flags.intersects(EventFlags::RDHUP | ended) {
+                // Before the tick that tells of it.
+                source.has_ended.store(true, Ordering::Release);
+            }
             if flags.intersects(EventFlags::IN | EventFlags::RDHUP | ended) {
                 source.read.wake();
             }
             if flags.intersects(EventFlags::OUT | ended) {
                 source.write.wake();
             }
-            wanted.set(wanted.get() + 1);
         }
     }
 
     fn source(&self, number: u64) -> Option<Arc<Source>> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.slots.get(usize::try_from(number).ok()?)?.clone()
+        let number = usize::try_from(number).ok()?;
+        self.sources().slots.get(number)?.clone()
     }
 
     fn add(&self, socket: &impl AsFd) -> io::Result<(usize, Arc<Source>)> {
         let source = Arc::<Source>::default();
         let number = {
-            let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-            match sources.free.pop() {
-                Some(number) => number,
-                None => {
-                    sources.slots.push(None);
-                    sources.slots.len() - 1
-                }
+            let mut sources = self.sources();
+            let number = sources.free.pop().unwrap_or(sources.slots.len());
+            if number == sources.slots.len() {
+                sources.slots.push(None);
             }
+            if let Some(slot) = sources.slots.get_mut(number) {
+                *slot = Some(source.clone());
+            }
+            number
         };
-        self.put(number, Some(source.clone()));
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
         let data = EventData::new_u64(number as u64);
         if let Err(error) = epoll::add(&self.epoll, socket, data, flags) {
@@ -169,17 +180,16 @@ impl Reactor {
         Ok((number, source))
     }
 
-    fn put(&self, number: usize, source: Option<Arc<Source>>) {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+    fn remove(&self, number: usize) {
+        let mut sources = self.sources();
         if let Some(slot) = sources.slots.get_mut(number) {
-            *slot = source;
+            *slot = None;
+            sources.free.push(number);
         }
     }
 
-    fn remove(&self, number: usize) {
-        self.put(number, None);
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.free.push(number);
+    fn sources(&self) -> MutexGuard<'_, Sources> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -223,7 +233,10 @@ pub struct Registered<S: AsFd> {
 
 impl<S: AsFd> fmt::Debug for Registered<S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Registered").field("number", &self.number).finish_non_exhaustive()
+        formatter
+            .debug_struct("Registered")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 
@@ -265,7 +278,7 @@ impl<S: AsFd> Registered<S> {
             }
             match read(&self.socket) {
                 Ok((count, was_all)) => {
-                    if was_all {
+                    if was_all && !self.source.has_ended.load(Ordering::Acquire) {
                         self.read = ticks;
                     }
                     return Poll::Ready(Ok(count));
@@ -308,5 +321,114 @@ impl<S: AsFd> Drop for Registered<S> {
         // Before the number is used again, so that no event of this socket is taken for another's.
         let _ = epoll::delete(&self.reactor.epoll, &self.socket);
         self.reactor.remove(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    fn registered(reactor: &Arc<Reactor>) -> (UnixStream, Registered<UnixStream>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, Registered::new(reactor, theirs).unwrap())
+    }
+
+    /// What the next read gives, with a buffer of `size`.
+    async fn read(socket: &mut Registered<UnixStream>, size: usize) -> Vec<u8> {
+        let mut buffer = vec![0; size];
+        let count = std::future::poll_fn(|context| {
+            socket.poll_read(context, |socket| {
+                let count = rustix::io::read(socket, &mut buffer)?;
+                Ok((count, count < size))
+            })
+        });
+        let count = count.await.unwrap();
+        buffer.truncate(count);
+        buffer
+    }
+
+    #[test]
+    fn what_comes_later_wakes_the_thread() {
+        let reactor = Arc::new(Reactor::new().unwrap());
+        let (mut ours, mut theirs) = registered(&reactor);
+        let writing = std::thread::spawn(move || {
+            for piece in [b"one", b"two"] {
+                std::thread::sleep(Duration::from_millis(20));
+                ours.write_all(piece).unwrap();
+            }
+        });
+        reactor.block_on(async {
+            assert_eq!(read(&mut theirs, 10).await, b"one");
+            assert_eq!(read(&mut theirs, 10).await, b"two");
+            assert_eq!(read(&mut theirs, 10).await, b"");
+        });
+        writing.join().unwrap();
+    }
+
+    #[test]
+    fn an_end_that_came_with_the_last_bytes_is_seen() {
+        let reactor = Arc::new(Reactor::new().unwrap());
+        let (mut ours, mut theirs) = registered(&reactor);
+        ours.write_all(b"last").unwrap();
+        drop(ours);
+        reactor.block_on(async {
+            assert_eq!(read(&mut theirs, 3).await, b"las");
+            assert_eq!(read(&mut theirs, 3).await, b"t");
+            assert_eq!(read(&mut theirs, 3).await, b"");
+        });
+    }
+
+    #[test]
+    fn a_full_socket_is_written_when_there_is_room() {
+        let reactor = Arc::new(Reactor::new().unwrap());
+        let (ours, mut theirs) = registered(&reactor);
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            let mut ours = ours;
+            let mut received = Vec::new();
+            std::io::Read::read_to_end(&mut ours, &mut received).unwrap();
+            received.len()
+        });
+        let total = 4 * 1024 * 1024;
+        reactor.block_on(async {
+            let mut left = vec![b'x'; total];
+            while !left.is_empty() {
+                let count = std::future::poll_fn(|context| {
+                    theirs.poll_write(context, |socket| rustix::io::write(socket, &left))
+                });
+                let count = count.await.unwrap();
+                left.drain(..count);
+            }
+        });
+        drop(theirs);
+        assert_eq!(reading.join().unwrap(), total);
+    }
+
+    #[test]
+    fn others_can_wake_the_thread() {
+        let reactor = Reactor::new().unwrap();
+        let (sender, receiver) = smol::channel::bounded(1);
+        let sending = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            sender.try_send(7).unwrap();
+        });
+        assert_eq!(reactor.block_on(receiver.recv()), Ok(7));
+        // Timers are smol's.
+        reactor.block_on(smol::Timer::after(Duration::from_millis(20)));
+        sending.join().unwrap();
+    }
+
+    #[test]
+    fn numbers_are_used_again() {
+        let reactor = Arc::new(Reactor::new().unwrap());
+        let (_first, registered_first) = registered(&reactor);
+        let number = registered_first.number;
+        drop(registered_first);
+        let (_second, registered_second) = registered(&reactor);
+        assert_eq!(registered_second.number, number);
     }
 }
