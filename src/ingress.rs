@@ -106,7 +106,7 @@ pub fn run(config: Config, inherited: &[TcpListener], daemon: &Daemon) -> Result
         closing.trigger();
         let served = serving.finished().await;
         if let Some(worker) = worker {
-            worker.finish().await;
+            worker.finish(daemon.shutdown.wait_forced()).await;
         }
         force.cancel().await;
         served

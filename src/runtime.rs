@@ -1,11 +1,15 @@
 //! The executor of a process: sized from what the process may use, with panics contained.
 //!
-//! Owns the threads and the bound on blocking work. Never decides what runs on them, and holds no
+//! Owns the threads, the bound on blocking work and, for threads that serve connections of their
+//! own, the waiting for them ([`Runtime::for_one_thread`]). Never decides what runs on them, and holds no
 //! global state: whoever may start tasks is given a [`Spawner`].
+
+mod reactor;
 
 use std::future::Future;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -14,6 +18,9 @@ use smol::lock::Semaphore;
 use smol::{Executor, Task};
 
 use crate::lifecycle::Shutdown;
+
+use reactor::Reactor;
+pub use reactor::Registered;
 
 /// The most executor threads a process has, whatever the machine: the reactor under them is one
 /// epoll, so more threads would only contend for it.
@@ -57,6 +64,7 @@ impl Runtime {
             spawner: Spawner {
                 executor: Arc::new(Executor::new()),
                 blocking: Arc::new(Semaphore::new(MAX_BLOCKING)),
+                reactor: None,
             },
             stop: Shutdown::new(),
         };
@@ -70,9 +78,30 @@ impl Runtime {
         Ok(runtime)
     }
 
+    /// An executor for one thread, the one that calls [`block_on`](Self::block_on), with a reactor
+    /// of its own for the sockets that are [registered](Spawner::register) with it.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a descriptor.
+    pub fn for_one_thread() -> io::Result<Self> {
+        Ok(Self {
+            spawner: Spawner {
+                executor: Arc::new(Executor::new()),
+                blocking: Arc::new(Semaphore::new(MAX_BLOCKING)),
+                reactor: Some(Arc::new(Reactor::new()?)),
+            },
+            stop: Shutdown::new(),
+        })
+    }
+
     /// Runs `future` and every spawned task until `future` is done.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        smol::block_on(self.spawner.executor.run(future))
+        let running = self.spawner.executor.run(future);
+        match &self.spawner.reactor {
+            Some(reactor) => reactor.block_on(running),
+            None => smol::block_on(running),
+        }
     }
 
     /// Starts a task; see [`Spawner::spawn`].
@@ -101,6 +130,7 @@ impl Drop for Runtime {
 pub struct Spawner {
     executor: Arc<Executor<'static>>,
     blocking: Arc<Semaphore>,
+    reactor: Option<Arc<Reactor>>,
 }
 
 impl Spawner {
@@ -114,6 +144,19 @@ impl Spawner {
         future: impl Future<Output = T> + Send + 'static,
     ) -> Task<T> {
         self.executor.spawn(future)
+    }
+
+    /// Has the runtime's own reactor wait for a non-blocking socket; gives the socket back where the
+    /// runtime has none.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses to watch one more.
+    pub fn register<S: AsFd>(&self, socket: S) -> io::Result<Result<Registered<S>, S>> {
+        match &self.reactor {
+            Some(reactor) => Registered::new(reactor, socket).map(Ok),
+            None => Ok(Err(socket)),
+        }
     }
 
     /// Runs blocking work (file system, `fsync`) on a thread of its own, at most [`MAX_BLOCKING`]

@@ -7,6 +7,8 @@ use std::path::Path;
 mod dns_answer;
 #[path = "../fuzz/checks/dns_query.rs"]
 mod dns_query;
+#[path = "../fuzz/checks/http_forward.rs"]
+mod http_forward;
 #[path = "../fuzz/checks/ingress_keys.rs"]
 mod ingress_keys;
 #[path = "../fuzz/checks/ingress_route.rs"]
@@ -52,6 +54,11 @@ fn dns_answer() {
 #[test]
 fn dns_query() {
     over_seeds("dns_query", dns_query::check);
+}
+
+#[test]
+fn http_forward() {
+    over_seeds("http_forward", http_forward::check);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, UPGRADE};
 use http::{HeaderValue, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::rt::{Read, ReadBuf, Write};
@@ -73,9 +73,11 @@ async fn answer(mut request: Request, spawner: Spawner, open: Arc<AtomicUsize>) 
         return Response::new(Body::stream(Large { left, piece }));
     }
     if path == "/events" {
-        let timer = Timer::interval(EVENT_INTERVAL);
-        let guard = Open::new(open);
-        let mut response = Response::new(Body::stream(Events(timer, guard)));
+        let events = Events {
+            timer: Timer::interval(EVENT_INTERVAL),
+            _open: Open::new(open),
+        };
+        let mut response = Response::new(Body::stream(events));
         let kind = HeaderValue::from_static("text/event-stream");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         return response;
@@ -96,6 +98,9 @@ async fn answer(mut request: Request, spawner: Spawner, open: Arc<AtomicUsize>) 
         let headers = response.headers_mut();
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        // The answer to the one key that `load` sends; HAProxy looks.
+        let accept = HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         return response;
     }
     Response::new(Body::from("hello, world"))
@@ -142,7 +147,10 @@ impl http_body::Body for Large {
     }
 }
 
-struct Events(Timer, Open);
+struct Events {
+    timer: Timer,
+    _open: Open,
+}
 
 impl http_body::Body for Events {
     type Data = Bytes;
@@ -152,7 +160,7 @@ impl http_body::Body for Events {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let tick = smol::stream::Stream::poll_next(Pin::new(&mut self.0), context);
+        let tick = smol::stream::Stream::poll_next(Pin::new(&mut self.timer), context);
         let event = Bytes::from_static(b"data: 0123456789\n\n");
         tick.map(|_| Some(Ok(Frame::data(event))))
     }

@@ -109,7 +109,7 @@ impl Installed {
         command
             .args(["ingress", "--provider-type=static", "--drain-delay=0"])
             .arg(format!("--routes={}", routes.display()))
-            .arg(format!("--address={address}"))
+            .args(["--address=127.0.0.1", &format!("--port={}", address.port())])
             .env_clear()
             .env("OPENSANDBOX_LOG_OUTPUT", self.log(OURS))
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.receiver)
@@ -129,7 +129,7 @@ impl Installed {
         let text = format!(
             r#"daemon off; master_process off; worker_processes 1;
             pid {directory}/nginx.pid; error_log {log}.error;
-            events {{ worker_connections 40000; }}
+            events {{ worker_connections 8000; }}
             http {{
                 log_format access '$remote_addr "$request" $status $body_bytes_sent '
                     '$request_time $upstream_addr "$http_user_agent"';
@@ -169,7 +169,7 @@ impl Installed {
         let backend = self.backend;
         let config = self.directory.path().join("haproxy.cfg");
         let text = format!(
-            "global\n nbthread 1\n maxconn 40000\n log stdout format raw local0 info\n\
+            "global\n nbthread 1\n maxconn 4000\n log stdout format raw local0 info\n\
              defaults\n mode http\n log global\n option httplog\n option forwardfor\n\
              \x20http-reuse always\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
              \x20timeout tunnel 60s\n\

@@ -14,14 +14,20 @@ use crate::contenders::Contender;
 /// Connections of the paced load.
 const PACED_CONNECTIONS: u32 = 8;
 
-/// As many descriptors as there may be; who is started from here may have them as well.
-pub fn raise_limits() {
-    let most = getrlimit(Resource::Nofile).maximum;
-    let limits = Rlimit {
+/// Descriptors for all the connections, which those who are started from here inherit. Returns how
+/// many there may be.
+pub fn raise_limits() -> usize {
+    let limit = |most| Rlimit {
         current: most,
         maximum: most,
     };
-    setrlimit(Resource::Nofile, limits).expect("up to the maximum");
+    let most = getrlimit(Resource::Nofile).maximum;
+    for wanted in [Some(100_000), most] {
+        if setrlimit(Resource::Nofile, limit(wanted)).is_ok() {
+            return wanted.map_or(usize::MAX, |most| most as usize);
+        }
+    }
+    1024
 }
 
 /// The first core is for who is measured.

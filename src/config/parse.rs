@@ -106,6 +106,23 @@ pub fn integer(text: &str) -> Option<i64> {
     i64::from_str_radix(&format!("{sign}{plain}"), radix).ok()
 }
 
+/// The text a percent-encoded one stands for (RFC 3986, section 2.1); `None` if a percent sign is
+/// not followed by two hexadecimal digits, or the octets are not UTF-8.
+#[must_use]
+pub fn percent_decoded(text: &str) -> Option<String> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(octet) = rest.next() {
+        octets.push(if octet == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            u8::try_from(digit()? << 4 | digit()?).ok()?
+        } else {
+            octet
+        });
+    }
+    String::from_utf8(octets).ok()
+}
+
 /// Nanoseconds in one of Go's units.
 fn nanoseconds(unit: &str) -> Option<u64> {
     Some(match unit {
@@ -144,6 +161,21 @@ fn scaled(number: &str, unit: u64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn percent_signs_stand_for_octets() {
+        for (text, expected) in [
+            ("", Some("")),
+            ("a+b%20%C3%a9%25", Some("a+b é%")),
+            ("%ff", None),
+            ("%", None),
+            ("%4", None),
+            ("%zz", None),
+            ("%+1", None),
+        ] {
+            assert_eq!(percent_decoded(text).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn whole_numbers_follow_go() {

@@ -157,7 +157,7 @@ impl Connector {
         let connecting = async {
             let socket = self.tcp(host, port).await?;
             let Some(tls) = tls else {
-                return Ok(Stream::Tcp(socket));
+                return Ok(Stream::tcp(socket));
             };
             let session = tls.handshake(host, socket).await;
             session
@@ -176,7 +176,7 @@ impl Connector {
     ///
     /// There is no connection; the error names what failed.
     pub async fn reach(&self, host: &str, port: u16) -> Result<Stream, Error> {
-        let connecting = async { self.tcp(host, port).await.map(Stream::Tcp) };
+        let connecting = async { self.tcp(host, port).await.map(Stream::tcp) };
         self.in_time(host, connecting).await
     }
 

@@ -14,22 +14,106 @@ use std::time::{Duration, Instant};
 
 use futures_rustls::client::TlsStream;
 use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
-use rustix::net::RecvFlags;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 use smol::Async;
 use smol::io::{AsyncRead, AsyncWrite};
 use socket2::SockRef;
 
-use crate::runtime::Spawner;
+use crate::runtime::{Registered, Spawner};
 
 /// A connection, as hyper reads and writes it.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP.
-    Tcp(Async<TcpStream>),
+    Tcp(Socket<TcpStream>),
     /// A Unix socket.
-    Unix(Async<UnixStream>),
+    Unix(Socket<UnixStream>),
     /// TLS over TCP, on the client's side.
     Tls(Box<TlsStream<Async<TcpStream>>>),
+}
+
+/// A plain socket, and who waits for it.
+#[derive(Debug)]
+pub enum Socket<S: AsFd> {
+    /// smol's reactor. Beside it, whether there was nothing left when it was read last, so that
+    /// reading again would be in vain before the reactor says otherwise.
+    Shared(Async<S>, bool),
+    /// The reactor of the thread that serves it.
+    Own(Registered<S>),
+}
+
+impl<S: AsFd> Socket<S> {
+    fn get_ref(&self) -> &S {
+        match self {
+            Self::Shared(socket, _) => socket.get_ref(),
+            Self::Own(socket) => socket.get_ref(),
+        }
+    }
+
+    /// Waits where `spawner` does.
+    fn new(socket: S, spawner: &Spawner) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(match spawner.register(socket)? {
+            Ok(registered) => Self::Own(registered),
+            Err(socket) => Self::Shared(Async::new_nonblocking(socket)?, false),
+        })
+    }
+
+    /// Receives into `cursor` without initialising it first.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        mut cursor: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        let space = cursor.remaining();
+        let mut receive = |socket: &S| {
+            // SAFETY: the kernel only writes into the buffer, so nothing initialised is undone.
+            let free = unsafe { cursor.as_mut() };
+            let ((received, _), _) = rustix::net::recv(socket, free, RecvFlags::empty())?;
+            let count = received.len();
+            // SAFETY: rustix returned the first `count` bytes of `free` as initialised.
+            unsafe { cursor.advance(count) };
+            // Less than asked for is all there was. Nothing is the end, which stays.
+            Ok((count, 0 < count && count < space))
+        };
+        match self {
+            Self::Own(socket) => socket.poll_read(context, receive).map_ok(drop),
+            Self::Shared(socket, is_drained) => loop {
+                if *is_drained {
+                    ready!(socket.poll_readable(context))?;
+                    *is_drained = false;
+                }
+                match receive(socket.get_ref()) {
+                    Ok((_, was_all)) => {
+                        *is_drained = was_all;
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => *is_drained = true,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            },
+        }
+    }
+
+    fn poll_write(
+        &mut self,
+        context: &mut Context<'_>,
+        mut write: impl FnMut(&S) -> Result<usize, Errno>,
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Own(socket) => socket.poll_write(context, write),
+            Self::Shared(socket, _) => loop {
+                match write(socket.get_ref()) {
+                    Ok(count) => return Poll::Ready(Ok(count)),
+                    Err(Errno::INTR) => {}
+                    Err(Errno::AGAIN) => ready!(socket.poll_writable(context))?,
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            },
+        }
+    }
 }
 
 impl Read for Stream {
@@ -39,32 +123,9 @@ impl Read for Stream {
         cursor: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(socket) => receive(socket, context, cursor),
-            Self::Unix(socket) => receive(socket, context, cursor),
+            Self::Tcp(socket) => socket.poll_read(context, cursor),
+            Self::Unix(socket) => socket.poll_read(context, cursor),
             Self::Tls(stream) => decrypt(stream, context, cursor),
-        }
-    }
-}
-
-/// Receives into `cursor` without initialising it first.
-fn receive<S: AsFd>(
-    socket: &Async<S>,
-    context: &mut Context<'_>,
-    mut cursor: ReadBufCursor<'_>,
-) -> Poll<io::Result<()>> {
-    loop {
-        // SAFETY: the kernel only writes into the buffer, so nothing initialised is undone.
-        let free = unsafe { cursor.as_mut() };
-        match rustix::net::recv(socket, free, RecvFlags::empty()) {
-            Ok(((received, _), _)) => {
-                let count = received.len();
-                // SAFETY: rustix returned the first `count` bytes of `free` as initialised.
-                unsafe { cursor.advance(count) };
-                return Poll::Ready(Ok(()));
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => ready!(socket.poll_readable(context))?,
-            Err(error) => return Poll::Ready(Err(error.into())),
         }
     }
 }
@@ -120,15 +181,40 @@ impl Stream {
     pub fn reset_when_closed(&self) {
         if let Self::Tcp(socket) = self {
             // Without it the end is an orderly one, which is no worse than before.
-            let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(socket.get_ref()).set_linger(Some(Duration::ZERO));
         }
     }
 
-    fn writer(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
-        match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket),
-            Self::Unix(socket) => Pin::new(socket),
-            Self::Tls(stream) => Pin::new(stream.as_mut()),
+    /// A TCP connection that smol's reactor waits for.
+    #[must_use]
+    pub fn tcp(socket: Async<TcpStream>) -> Self {
+        Self::Tcp(Socket::Shared(socket, false))
+    }
+
+    /// A connection over a Unix socket that smol's reactor waits for.
+    #[must_use]
+    pub fn unix(socket: Async<UnixStream>) -> Self {
+        Self::Unix(Socket::Shared(socket, false))
+    }
+
+    /// A TCP connection just accepted, waited for where `spawner` waits.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses to watch one more.
+    pub fn accepted(socket: TcpStream, spawner: &Spawner) -> io::Result<Self> {
+        Socket::new(socket, spawner).map(Self::Tcp)
+    }
+
+    /// The same connection, waited for where `spawner` waits.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses to watch one more.
+    pub fn moved_to(self, spawner: &Spawner) -> io::Result<Self> {
+        match self {
+            Self::Tcp(Socket::Shared(socket, _)) => Self::accepted(socket.into_inner()?, spawner),
+            other => Ok(other),
         }
     }
 }
@@ -139,15 +225,22 @@ impl Write for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.writer().poll_write(context, bytes)
+        match self.get_mut() {
+            Self::Tcp(socket) => socket.poll_write(context, |socket| send(socket, bytes)),
+            Self::Unix(socket) => socket.poll_write(context, |socket| send(socket, bytes)),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.writer().poll_flush(context)
+        match self.get_mut() {
+            // What was written is the kernel's.
+            Self::Tcp(_) | Self::Unix(_) => Poll::Ready(Ok(())),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Closing smol's sockets only flushes them, which there is no need to.
         let ended = match self.get_mut() {
             Self::Tcp(socket) => socket.get_ref().shutdown(Shutdown::Write),
             Self::Unix(socket) => socket.get_ref().shutdown(Shutdown::Write),
@@ -169,8 +262,21 @@ impl Write for Stream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.writer().poll_write_vectored(context, slices)
+        match self.get_mut() {
+            Self::Tcp(socket) => socket.poll_write(context, |socket| send_all(socket, slices)),
+            Self::Unix(socket) => socket.poll_write(context, |socket| send_all(socket, slices)),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+        }
     }
+}
+
+fn send(socket: &impl AsFd, bytes: &[u8]) -> Result<usize, Errno> {
+    rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)
+}
+
+fn send_all(socket: &impl AsFd, slices: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    let mut none = SendAncillaryBuffer::new(&mut []);
+    rustix::net::sendmsg(socket, slices, &mut none, SendFlags::NOSIGNAL)
 }
 
 /// Lets hyper start tasks on the process's executor.

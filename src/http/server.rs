@@ -370,15 +370,15 @@ impl Listener {
     }
 
     /// Takes a connection, if one is waiting.
-    fn accept(&self) -> io::Result<(Stream, Peer)> {
+    fn accept(&self, spawner: &Spawner) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.get_ref().accept()?;
-                Ok((Stream::Tcp(Async::new(stream)?), Peer::Tcp(address)))
+                Ok((Stream::accepted(stream, spawner)?, Peer::Tcp(address)))
             }
             Self::Unix { socket, .. } => {
                 let (stream, _) = socket.get_ref().accept()?;
-                Ok((Stream::Unix(Async::new(stream)?), Peer::Unix))
+                Ok((Stream::unix(Async::new(stream)?), Peer::Unix))
             }
         }
     }
@@ -398,7 +398,7 @@ impl Listener {
         let mut pause = ACCEPT_PAUSE.0;
         loop {
             let permit = shared.slots.acquire_arc().await;
-            let accepted = self.accept();
+            let accepted = self.accept(&shared.exec.0);
             if let Err(error) = &accepted
                 && error.kind() == io::ErrorKind::WouldBlock
             {

@@ -301,7 +301,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (
             Async::new(ours).unwrap(),
-            Stream::Unix(Async::new(theirs).unwrap()),
+            Stream::unix(Async::new(theirs).unwrap()),
         )
     }
 

@@ -55,6 +55,9 @@ pub enum Error {
     /// There is no connection.
     #[error("{0}")]
     Connect(#[from] connect::Error),
+    /// The system does not let us wait for one more connection.
+    #[error("cannot wait for the connection: {0}")]
+    Watch(io::Error),
     /// The connection failed before there was a response, or what came back is not HTTP.
     #[error("{}", cause(.0))]
     Exchange(#[from] hyper::Error),
@@ -72,7 +75,7 @@ impl Error {
             {
                 Failure::ConnectTimeout
             }
-            Self::Connect(_) => Failure::ConnectRefused,
+            Self::Connect(_) | Self::Watch(_) => Failure::ConnectRefused,
             Self::Exchange(error) if error.is_parse() => Failure::Malformed,
             Self::Exchange(error) if is_body(error) => Failure::RequestBody,
             Self::Exchange(_) => Failure::Reset,
@@ -217,7 +220,9 @@ impl<D: Destination> Upstream<D> {
             }
         }
         let started = Instant::now();
-        let stream = self.connector.reach(host, port).await?;
+        // On the heap, so that requests that need no new connection are small.
+        let stream = Box::pin(self.connector.reach(host, port)).await?;
+        let stream = stream.moved_to(&self.spawner).map_err(Error::Watch)?;
         let connecting = started.elapsed();
         let (mut connection, driver) = http1::Builder::new()
             .max_buf_size(RESPONSE_HEADER_BYTES)

@@ -27,7 +27,7 @@ const KEYS_FILE: &str = "OPENSANDBOX_INGRESS_SECURE_ACCESS_KEYS_FILE";
 const ALLOWED_PORTS: &str = "OPENSANDBOX_INGRESS_ALLOWED_PORTS";
 const DENIED_PORTS: &str = "OPENSANDBOX_INGRESS_DENIED_PORTS";
 const TRUSTED: &str = "OPENSANDBOX_INGRESS_TRUSTED_PROXIES";
-const MAX_CONNECTIONS: &str = "OPENSANDBOX_INGRESS_MAX_CONNECTIONS";
+const CONNECTIONS: &str = "OPENSANDBOX_INGRESS_MAX_CONNECTIONS";
 const RESPONSE_TIME: &str = "OPENSANDBOX_INGRESS_RESPONSE_TIMEOUT";
 const TUNNEL_IDLE: &str = "OPENSANDBOX_INGRESS_TUNNEL_IDLE_TIMEOUT";
 const TUNNEL_LIFETIME: &str = "OPENSANDBOX_INGRESS_TUNNEL_LIFETIME";
@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         flag: "max-connections",
-        variable: MAX_CONNECTIONS,
+        variable: CONNECTIONS,
         default: "65536",
         kind: Kind::Text,
         help: "Most client connections at once; further ones wait in the kernel",
@@ -327,11 +327,11 @@ fn ports(values: &Values) -> Result<Ports, Error> {
 }
 
 fn connections(values: &Values) -> Result<usize, Error> {
-    let number = integer(values, MAX_CONNECTIONS)?;
+    let number = integer(values, CONNECTIONS)?;
     usize::try_from(number)
         .ok()
         .filter(|number| *number > 0)
-        .ok_or_else(|| values.invalid(MAX_CONNECTIONS, "a number above 0"))
+        .ok_or_else(|| values.invalid(CONNECTIONS, "a number above 0"))
 }
 
 fn renew(

@@ -205,7 +205,8 @@ impl Handler for Arc<Core> {
         async move {
             let ledger = request.extensions().get::<Arc<Ledger>>().cloned();
             match ledger {
-                Some(ledger) => core.pass(request, ledger).await,
+                // On the heap, because the way to here is a long one for something large.
+                Some(ledger) => Box::pin(core.pass(request, ledger)).await,
                 None => core.status(),
             }
         }

@@ -9,6 +9,7 @@ mod intent;
 pub mod resp;
 mod throttle;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -205,13 +206,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes no further intents, and hands over those that wait, within [`DRAIN_TIME`].
-    pub async fn finish(self) {
+    /// Takes no further intents, and hands over those that wait, within [`DRAIN_TIME`] and not
+    /// beyond the end of `patience`.
+    pub async fn finish(self, patience: impl Future<Output = ()>) {
         self.shared.queue.close();
         let late = async {
             Timer::after(DRAIN_TIME).await;
         };
-        self.task.or(late).await;
+        self.task.or(late).or(patience).await;
         let lost = self.shared.pending.load(Ordering::Relaxed);
         if lost > 0 {
             self.shared

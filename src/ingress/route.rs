@@ -12,6 +12,8 @@ use std::str::FromStr;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, Uri};
 
+use crate::config::percent_decoded;
+
 /// Names the sandbox and the port in mode `header`.
 pub const HEADER: HeaderName = HeaderName::from_static("opensandbox-ingress-to");
 
@@ -427,21 +429,7 @@ fn decode(segment: &str) -> Result<Cow<'_, str>, Error> {
     if !segment.contains('%') {
         return Ok(Cow::Borrowed(segment));
     }
-    let invalid = || Error::Escape(segment.to_owned());
-    let digit = |octet: Option<u8>| octet.and_then(|octet| char::from(octet).to_digit(16));
-    let mut octets = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
-            b'%' => {
-                let high = digit(rest.next()).ok_or_else(invalid)?;
-                let low = digit(rest.next()).ok_or_else(invalid)?;
-                u8::try_from(high << 4 | low).map_err(|_| invalid())?
-            }
-            octet => octet,
-        });
-    }
-    let text = String::from_utf8(octets).map_err(|_| invalid())?;
+    let text = percent_decoded(segment).ok_or_else(|| Error::Escape(segment.to_owned()))?;
     Ok(Cow::Owned(text))
 }
 

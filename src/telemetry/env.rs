@@ -889,26 +889,9 @@ fn list(value: &str) -> impl Iterator<Item = Option<(String, String)>> {
         .filter(|pair| !pair.is_empty())
         .map(|pair| {
             let (key, value) = pair.split_once('=')?;
-            let key = percent_decode(key.trim())?;
-            (!key.is_empty()).then_some((key, percent_decode(value.trim())?))
+            let key = config::percent_decoded(key.trim())?;
+            (!key.is_empty()).then_some((key, config::percent_decoded(value.trim())?))
         })
-}
-
-/// Decodes `%XX` (RFC 3986, section 2.1); `None` when an escape is cut off, is not hexadecimal, or
-/// the result is not UTF-8.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte != b'%' {
-            decoded.push(byte);
-            continue;
-        }
-        let mut digit = || char::from(bytes.next()?).to_digit(16);
-        let value = digit()? << 4 | digit()?;
-        decoded.push(u8::try_from(value).ok()?);
-    }
-    String::from_utf8(decoded).ok()
 }
 
 #[cfg(test)]

@@ -124,7 +124,7 @@ fn what_the_go_component_finds_out_too_late_is_refused_at_once() {
             "OPENSANDBOX_INGRESS_TRUSTED_PROXIES=\"10.0.0.0/33\" (from environment) is not valid: expected addresses and networks, such as 10.0.0.0/8,fd00::1",
         ),
         (
-            &[(MAX_CONNECTIONS, "0")],
+            &[(CONNECTIONS, "0")],
             "OPENSANDBOX_INGRESS_MAX_CONNECTIONS=\"0\" (from environment) is not valid: expected a number above 0",
         ),
         (
@@ -185,7 +185,7 @@ fn the_text_of_the_default_is_that_of_the_constant() {
         let setting = SETTINGS.iter().find(|setting| setting.variable == variable);
         setting.unwrap().default
     };
-    assert_eq!(text(MAX_CONNECTIONS), proxy::MAX_CONNECTIONS.to_string());
+    assert_eq!(text(CONNECTIONS), proxy::MAX_CONNECTIONS.to_string());
     let interval = config::duration(&format!("{}s", text(MIN_INTERVAL)));
     assert_eq!(interval, Some(Duration::from_secs(60)));
 }

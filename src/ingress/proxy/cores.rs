@@ -4,7 +4,6 @@
 //! and whatever wakes them are polled on the same one.
 
 use std::io;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use smol::channel::Receiver;
@@ -25,18 +24,15 @@ pub struct Cores {
 ///
 /// # Errors
 ///
-/// The system refuses a thread.
+/// The system refuses a thread or a descriptor.
 pub fn start(servers: Vec<Server>, shared: &Arc<Shared>) -> io::Result<Cores> {
     let (end, ended) = smol::channel::bounded(servers.len().max(1));
     for (number, server) in servers.into_iter().enumerate() {
         let (shared, end) = (shared.clone(), end.clone());
+        let runtime = Runtime::for_one_thread()?;
         std::thread::Builder::new()
             .name(format!("proxy-{number}"))
             .spawn(move || {
-                // One thread is the one that calls `block_on`, so none is started.
-                let Ok(runtime) = Runtime::new(NonZeroUsize::MIN) else {
-                    return;
-                };
                 let outcome = runtime.block_on(serve(server, shared, &runtime));
                 // The channel has room for every thread.
                 let _ = end.try_send(outcome);

@@ -167,7 +167,7 @@ impl Connection {
             }
             Address::Unix(path) => {
                 let socket = Async::<std::os::unix::net::UnixStream>::connect(path);
-                Ok(Stream::Unix(
+                Ok(Stream::unix(
                     within(self.dsn.dial_time, async { Ok(socket.await?) }).await?,
                 ))
             }

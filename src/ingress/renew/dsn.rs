@@ -284,21 +284,12 @@ fn text_of(text: &str) -> Result<Option<String>, Invalid> {
 
 /// The text without its escapes; in a query a plus is a blank.
 fn unescaped(text: &str, query: bool) -> Result<String, Invalid> {
-    let mut octets = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    let digit = |octet: Option<u8>| octet.and_then(|octet| char::from(octet).to_digit(16));
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
-            b'+' if query => b' ',
-            b'%' => {
-                let high = digit(rest.next()).ok_or(Invalid::Escape)?;
-                let low = digit(rest.next()).ok_or(Invalid::Escape)?;
-                (high << 4 | low) as u8
-            }
-            octet => octet,
-        });
-    }
-    String::from_utf8(octets).map_err(|_| Invalid::Escape)
+    let plain = if query {
+        config::percent_decoded(&text.replace('+', " "))
+    } else {
+        config::percent_decoded(text)
+    };
+    plain.ok_or(Invalid::Escape)
 }
 
 #[cfg(test)]

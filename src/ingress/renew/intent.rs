@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
+use crate::config::percent_decoded;
 use crate::telemetry::log::timestamp::rfc3339_nine_digits;
 
 /// The most octets of a path that are said; the rest is left out.
@@ -60,31 +61,14 @@ impl Intent {
             // other number of them.
             observed_at: rfc3339_nine_digits(self.observed_at),
             port: self.port,
-            request_uri: self.path.as_deref().map(decoded),
+            request_uri: self.path.as_deref().map(|path| {
+                // What is no text without its escapes is said with them.
+                percent_decoded(path).unwrap_or_else(|| path.to_owned())
+            }),
         };
         // Texts and numbers always serialise.
         serde_json::to_vec(&payload).unwrap_or_default()
     }
-}
-
-/// The path without its escapes.
-fn decoded(path: &str) -> String {
-    let mut octets = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, after @ ..] = rest {
-        let digit = |index: usize| after.get(index).and_then(|d| char::from(*d).to_digit(16));
-        (octets, rest) = match (first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                octets.push((high << 4 | low) as u8);
-                (octets, &after[2..])
-            }
-            _ => {
-                octets.push(*first);
-                (octets, after)
-            }
-        };
-    }
-    String::from_utf8_lossy(&octets).into_owned()
 }
 
 #[cfg(test)]
@@ -111,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_cut_and_what_is_no_text_replaced() {
-        assert_eq!(decoded("/%zz%4"), "/%zz%4");
-        assert_eq!(decoded("/%ff"), "/\u{fffd}");
+    fn a_path_is_cut_and_what_is_no_text_is_said_as_it_is() {
+        assert!(json(Some("/%zz%4")).ends_with(r#""request_uri":"/%zz%4"}"#));
+        assert!(json(Some("/%ff")).ends_with(r#""request_uri":"/%ff"}"#));
         let long = "é".repeat(MAX_PATH);
         let intent = Intent::new(
             "sb",

@@ -140,7 +140,7 @@ impl Scene {
 
     fn finish(&mut self) {
         let worker = self.worker.take().unwrap();
-        self.runtime.block_on(worker.finish());
+        self.runtime.block_on(worker.finish(std::future::pending()));
     }
 }
 
