@@ -55,7 +55,7 @@ pub struct Applet {
     /// The sections of the manual page that cannot be derived from the settings.
     pub manual: Manual,
     /// What must happen before anything is said or started, with the process still single-threaded.
-    pub prepare: Option<fn(&Values) -> Result<(), Fatal>>,
+    pub prepare: fn(&Values) -> Result<(), Fatal>,
     /// Reads the whole configuration for its errors and warnings only.
     pub check: fn(&Values, &mut Vec<Warning>) -> Result<(), config::Error>,
     /// Does the work. A [`Fatal`] is printed; what the applet has reported itself is an [`Exit`].
@@ -229,9 +229,7 @@ impl Process<'_> {
         if line.print_config {
             return self.print_config(applet, &values);
         }
-        if let Some(prepare) = applet.prepare {
-            prepare(&values)?;
-        }
+        (applet.prepare)(&values)?;
         if let Some(title) = applet.banner
             && values.switch(BANNER, &mut Vec::new())
         {
@@ -368,7 +366,7 @@ mod tests {
                 signals: &[],
                 examples: &[],
             },
-            prepare: None,
+            prepare: |_| Ok(()),
             check: |_, _| Ok(()),
             run: |_| Ok(Exit::Success),
         }

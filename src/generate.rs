@@ -48,7 +48,7 @@ pub const APPLET: Applet = Applet {
             "Write the completions of every shell.",
         )],
     },
-    prepare: None,
+    prepare: |_| Ok(()),
     check: |_, _| Ok(()),
     run,
 };

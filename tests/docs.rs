@@ -190,18 +190,29 @@ fn named_tests(text: &str) -> BTreeSet<&str> {
     .collect()
 }
 
-#[test]
-fn the_tests_that_execd_md_names_are_there() {
-    let text = read("docs/execd.md");
+/// Fails if `document` names a test that there is none of, or too few for the check to mean much.
+fn tests_are_there(document: &str) {
+    let text = read(document);
     let named = named_tests(&text);
     assert!(named.len() > 30, "found only {}", named.len());
-    let tests: String = sources(&root().join("tests")).iter().map(read).collect();
+    let places = ["src", "tests"].map(|place| sources(&root().join(place)));
+    let tests: String = places.iter().flatten().map(read).collect();
     for name in named {
         assert!(
             tests.contains(&format!("fn {name}()")),
-            "there is no test {name}"
+            "{document}: there is no test {name}"
         );
     }
+}
+
+#[test]
+fn the_tests_that_execd_md_names_are_there() {
+    tests_are_there("docs/execd.md");
+}
+
+#[test]
+fn the_tests_that_ingress_md_names_are_there() {
+    tests_are_there("docs/ingress.md");
 }
 
 /// The Markdown files at the top and below `docs/`.

@@ -23,7 +23,10 @@ use self::receiver::Receiver;
 /// Starts of the daemon.
 const STARTS: usize = 20;
 /// How long a daemon is left alone before it counts as idle.
-const SETTLE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(3);
+/// How often an idle daemon is looked at, and how long apart: its exports come and go.
+const LOOKS: usize = 40;
+const APART: Duration = Duration::from_millis(75);
 /// Rounds at full load, and at a fixed rate, and how long each takes.
 const ROUNDS: usize = 21;
 const ROUND: Duration = Duration::from_millis(600);
@@ -43,6 +46,7 @@ struct Extent {
     posts: usize,
     round: Duration,
     settle: Duration,
+    looks: usize,
     warm: Duration,
     sustained: Duration,
 }
@@ -57,6 +61,7 @@ impl Extent {
                 posts: 2,
                 round: moment,
                 settle: moment,
+                looks: 1,
                 warm: moment,
                 sustained: moment * 2,
             };
@@ -70,6 +75,7 @@ impl Extent {
             posts: POSTS,
             round: ROUND,
             settle: SETTLE,
+            looks: LOOKS,
             warm: WARM,
             sustained: seconds.map_or(SUSTAINED, Duration::from_secs),
         }
@@ -115,7 +121,7 @@ fn beside_receivers(upstream: SocketAddr, installed: &Installed, sides: Sides, e
     });
     std::thread::sleep(extent.settle);
     if wanted("idle") {
-        idle(&daemons);
+        idle(&daemons, extent);
     }
     let relay = relay(upstream, sides);
     if wanted("throughput") {
@@ -154,17 +160,23 @@ fn start_up(installed: &Installed, extent: &Extent) {
 }
 
 /// What a daemon takes that nobody has asked anything.
-fn idle(daemons: &[(&str, Daemon)]) {
+fn idle(daemons: &[(&str, Daemon)], extent: &Extent) {
+    let mut looks: Vec<Vec<(f64, f64)>> = vec![Vec::new(); daemons.len()];
+    for _ in 0..extent.looks {
+        for ((_, daemon), looks) in daemons.iter().zip(&mut looks) {
+            looks.push(daemon.process.resident());
+        }
+        std::thread::sleep(APART);
+    }
     let mut table = Table::new(&["idle", "RSS MiB", "of it private", "threads", "sockets"]);
-    for (name, daemon) in daemons {
-        let (resident, private) = daemon.process.resident();
+    for ((name, daemon), looks) in daemons.iter().zip(looks) {
         let mut threads: Vec<_> = daemon.process.threads();
         threads.sort();
         let names: Vec<_> = threads.iter().map(|(_, name, _)| name.as_str()).collect();
         table.row(&[
             name,
-            &format!("{resident:.2}"),
-            &format!("{private:.2}"),
+            &format!("{:.2}", Spread::of(looks.iter().map(|look| look.0))),
+            &format!("{:.2}", Spread::of(looks.iter().map(|look| look.1))),
             &format!("{} ({})", names.len(), names.join(" ")),
             &daemon.process.sockets(),
         ]);

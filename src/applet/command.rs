@@ -338,7 +338,7 @@ mod tests {
             signals: &[],
             examples: &[],
         },
-        prepare: None,
+        prepare: |_| Ok(()),
         check: |_, _| Ok(()),
         run: |_| Ok(Exit::Success),
     };

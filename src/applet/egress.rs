@@ -78,7 +78,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
-    prepare: None,
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry::Config::read(Component::Egress, values, warnings));
         read(values, warnings).map(drop)

@@ -92,7 +92,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
-    prepare: Some(prepare),
+    prepare,
     check: |values, warnings| {
         drop(telemetry::Config::read(Component::Execd, values, warnings));
         read(values, warnings).map(drop)

@@ -94,7 +94,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
-    prepare: None,
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry::Config::read(
             Component::Ingress,

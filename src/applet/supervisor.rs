@@ -101,7 +101,7 @@ pub const APPLET: Applet = Applet {
             ),
         ],
     },
-    prepare: None,
+    prepare: |_| Ok(()),
     check: |values, warnings| {
         drop(telemetry_config(values, warnings));
         Config::read(values, warnings).map(drop)

@@ -204,13 +204,12 @@ impl Api {
         self.shared.upgraded.try_acquire_arc()
     }
 
-    /// Waits until no upgraded connection is open, and lets no other be.
+    /// Waits until no upgraded connection is open.
     pub async fn upgraded_ended(&self) {
         let mut places = Vec::with_capacity(MAX_UPGRADED);
         for _ in 0..MAX_UPGRADED {
             places.push(self.shared.upgraded.acquire().await);
         }
-        std::mem::forget(places);
     }
 
     /// Answers one request, whether it came from a connection or from within, as one to the own

@@ -8,6 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use super::paths;
+use crate::telemetry::trace_context::TraceContext;
 
 /// The most bytes read of the `EXECD_ENVS` file; what lies beyond is ignored.
 pub const MAX_FILE: u64 = 1024 * 1024;
@@ -62,6 +63,19 @@ impl Environment {
         self.variables
             .entry(name.into())
             .or_insert_with(|| value.into());
+    }
+
+    /// Sets the caller's trace. Where it names a span, all of the trace is the caller's: state and
+    /// baggage of another one would be told of this.
+    pub fn set_trace(&mut self, trace: &TraceContext) {
+        if trace.parent().is_some() {
+            for name in TRACE {
+                self.remove(name);
+            }
+        }
+        for (name, value) in trace.environment() {
+            self.set(name, value);
+        }
     }
 
     /// This environment with `overlay` on top.

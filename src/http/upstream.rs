@@ -21,13 +21,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
 use super::connect::{self, Connector};
 use super::pool::{self, Destination, Lent, Pool};
-use super::{Body, Request, Response};
+use super::server::Exchange;
+use super::{Body, Request, Response, forward};
 use crate::runtime::Spawner;
 
 /// The most bytes of the head of a response, and of the read buffer of a connection.
@@ -44,6 +45,9 @@ pub const IDLE_TIME: Duration = Duration::from_secs(90);
 
 /// How long a backend may keep silent about `Expect: 100-continue` before it gets the body anyway.
 pub const CONTINUE_TIME: Duration = Duration::from_secs(1);
+
+/// The most interim responses (1xx) of one request that wait to be passed on.
+pub const MAX_INTERIMS: usize = 8;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -106,10 +110,8 @@ fn is_body(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<body::Error>())
 }
 
-/// Where interim responses (1xx) of a backend go; put it among the extensions of a request. `100
-/// Continue` is not among them: it lets the body through.
-#[derive(Clone, Debug)]
-pub struct Interims(pub Sender<(StatusCode, HeaderMap)>);
+/// An interim response.
+type Interim = (StatusCode, HeaderMap);
 
 /// A response, and what is known of how it came.
 #[derive(Debug)]
@@ -163,6 +165,9 @@ impl<D: Destination> Upstream<D> {
     /// that takes. `host` is a name or an address without brackets. Connections are shared between
     /// requests of equal `destination` only.
     ///
+    /// Interim responses (1xx) that come before it are passed on to `client`. `100 Continue` is not
+    /// among them: it lets the body through.
+    ///
     /// Dropping the future closes the connection, which is how a backend learns that the client
     /// has gone.
     ///
@@ -175,10 +180,27 @@ impl<D: Destination> Upstream<D> {
         destination: &D,
         host: &str,
         port: u16,
+        request: Request,
+        client: Option<&Exchange>,
+    ) -> Result<Answer, Error> {
+        let Some(client) = client else {
+            return self.exchange(destination, host, port, request, None).await;
+        };
+        let (interims, informed) = smol::channel::bounded(MAX_INTERIMS);
+        let answer = self.exchange(destination, host, port, request, Some(interims));
+        pass_on_interims(informed, client, answer).await
+    }
+
+    async fn exchange(
+        &self,
+        destination: &D,
+        host: &str,
+        port: u16,
         mut request: Request,
+        interims: Option<Sender<Interim>>,
     ) -> Result<Answer, Error> {
         let gate = Gate::before(&mut request);
-        listen_for_interims(&mut request, gate.clone());
+        listen_for_interims(&mut request, gate.clone(), interims);
         while let Some(mut connection) = self.pool.take(destination) {
             if !connection.is_ready() {
                 // Its last request is still being written: the backend answered early.
@@ -240,8 +262,11 @@ impl<D: Destination> Upstream<D> {
 }
 
 /// Opens the gate when the backend says so, and passes on what else it says before its response.
-fn listen_for_interims(request: &mut Request, gate: Option<Arc<Gate>>) {
-    let interims = request.extensions_mut().remove::<Interims>();
+fn listen_for_interims(
+    request: &mut Request,
+    gate: Option<Arc<Gate>>,
+    interims: Option<Sender<Interim>>,
+) {
     if gate.is_none() && interims.is_none() {
         return;
     }
@@ -250,11 +275,35 @@ fn listen_for_interims(request: &mut Request, gate: Option<Arc<Gate>>) {
             if let Some(gate) = &gate {
                 gate.set(OPEN);
             }
-        } else if let Some(Interims(sender)) = &interims {
+        } else if let Some(interims) = &interims {
             // Whoever does not keep up misses some, as anybody may.
-            let _ = sender.try_send((response.status(), response.headers().clone()));
+            let _ = interims.try_send((response.status(), response.headers().clone()));
         }
     });
+}
+
+/// Waits for `answer`, and passes on the interim responses that come before it.
+async fn pass_on_interims<T>(
+    interims: Receiver<Interim>,
+    client: &Exchange,
+    answer: impl Future<Output = T>,
+) -> T {
+    let pass_on = |(status, mut headers): Interim| {
+        forward::strip_interim(&mut headers);
+        client.inform(status, &headers);
+    };
+    let passing_on = async {
+        while let Ok(interim) = interims.recv().await {
+            pass_on(interim);
+        }
+        std::future::pending().await
+    };
+    let answer = answer.or(passing_on).await;
+    // What came together with the answer still comes before it.
+    while let Ok(interim) = interims.try_recv() {
+        pass_on(interim);
+    }
+    answer
 }
 
 /// What holds back a request's body until the backend wants it (`Expect: 100-continue`).

@@ -23,7 +23,6 @@ use bytes::Bytes;
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
-use smol::channel::Receiver;
 use smol::future::FutureExt;
 
 use super::access::{self, Credentials, Keys, Ports, Refusal, SENDER};
@@ -37,7 +36,7 @@ use crate::http::forward::{self, Origin, Upgrade};
 use crate::http::pool::Destination;
 use crate::http::resolve::SystemResolver;
 use crate::http::server::{self, Exchange, Handler, Limits, Peer};
-use crate::http::upstream::{self, Answer, Interims, Upstream};
+use crate::http::upstream::{self, Answer, Upstream};
 use crate::http::{Body, Request, Response, error};
 use crate::lifecycle::Shutdown;
 use crate::runtime::Spawner;
@@ -65,9 +64,6 @@ pub const BODY_SILENCE: Duration = Duration::from_secs(300);
 
 /// The longest a client may leave a response in the socket's buffer without reading any of it.
 pub const WRITE_STALL: Duration = Duration::from_secs(300);
-
-/// The most interim responses (1xx) of one request that wait to be passed on.
-pub const MAX_INTERIMS: usize = 8;
 
 /// Tells a sandbox's answer from one of ours.
 const MARK: (HeaderName, HeaderValue) = (
@@ -360,12 +356,11 @@ impl Core {
             sandbox: sandbox.clone(),
             port,
         };
-        let (interims, informed) = smol::channel::bounded(MAX_INTERIMS);
-        head.extensions.insert(Interims(interims));
         let request = Request::from_parts(head, self.reporting(ledger, body));
-        let sending = self.upstream.send(&place, &sandbox.host, port, request);
-        let answering = self.in_time(upgrade, sending);
-        let answer = pass_on_interims(informed, exchange.as_ref(), answering).await?;
+        let sending = self
+            .upstream
+            .send(&place, &sandbox.host, port, request, exchange.as_ref());
+        let answer = self.in_time(upgrade, sending).await?;
         if let Some(elapsed) = answer.connecting {
             Connected {
                 proxy_type,
@@ -431,32 +426,6 @@ impl Core {
             None => body,
         }
     }
-}
-
-/// Waits for `answer`, and passes on the interim responses that come before it.
-async fn pass_on_interims<T>(
-    interims: Receiver<(StatusCode, HeaderMap)>,
-    exchange: Option<&Exchange>,
-    answer: impl Future<Output = T>,
-) -> T {
-    let pass_on = |(status, mut headers): (StatusCode, HeaderMap)| {
-        if let Some(exchange) = exchange {
-            forward::strip_interim(&mut headers);
-            exchange.inform(status, &headers);
-        }
-    };
-    let passing_on = async {
-        while let Ok(interim) = interims.recv().await {
-            pass_on(interim);
-        }
-        std::future::pending().await
-    };
-    let answer = answer.or(passing_on).await;
-    // What came together with the answer still comes before it.
-    while let Ok(interim) = interims.try_recv() {
-        pass_on(interim);
-    }
-    answer
 }
 
 /// The path with the query of the request.

@@ -37,9 +37,11 @@ pub const MAX_BATCH: usize = 128;
 /// How long the intents that wait at the end of the process may take to reach Redis.
 pub const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// The pause after a batch that Redis did not take: at first, and at most.
-pub const FAILURE_PAUSE: (Duration, Duration) =
-    (Duration::from_millis(100), Duration::from_secs(5));
+/// The pause after a batch that Redis did not take; it doubles with each.
+pub const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest such pause.
+pub const MAX_FAILURE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is said where, and how often.
 #[derive(Clone, Debug)]
@@ -171,7 +173,7 @@ impl Shared {
 }
 
 async fn work(shared: Arc<Shared>, intents: Receiver<Intent>, mut redis: Connection) {
-    let mut pause = FAILURE_PAUSE.0;
+    let mut pause = FAILURE_PAUSE;
     while let Ok(first) = intents.recv().await {
         let mut batch = vec![first];
         while batch.len() < MAX_BATCH
@@ -189,9 +191,9 @@ async fn work(shared: Arc<Shared>, intents: Receiver<Intent>, mut redis: Connect
                 Timer::after(pause).await;
             };
             over.or(shared.queue.closed()).await;
-            pause = (pause * 2).min(FAILURE_PAUSE.1);
+            pause = (pause * 2).min(MAX_FAILURE_PAUSE);
         } else {
-            pause = FAILURE_PAUSE.0;
+            pause = FAILURE_PAUSE;
         }
     }
 }

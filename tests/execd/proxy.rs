@@ -660,6 +660,23 @@ fn a_body_that_is_held_back_is_asked_for_by_the_server() {
 }
 
 #[test]
+fn interim_responses_pass() {
+    let execd = Execd::start();
+    let backend = Backend::answering(|peer, _| {
+        peer.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: close\r\n\r\n");
+        peer.answer("late");
+    });
+    let target = path(backend.address.port(), "/");
+    let answer = raw(
+        &execd,
+        format!("GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    );
+    let early = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\n";
+    assert!(answer.starts_with(early), "{answer}");
+    assert!(answer.ends_with("late"), "{answer}");
+}
+
+#[test]
 fn one_request_never_becomes_two() {
     let execd = Execd::start();
     let backend = Backend::recording("seen");

@@ -144,6 +144,34 @@ fn every_line_comes_and_nothing_else() {
 }
 
 #[test]
+fn what_once_broke_sessions_does_not() {
+    let execd = Execd::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let id = execd.session();
+    let (note, child, log) = (path("note"), path("child.sh"), path("log"));
+    let text = format!("set -x\ncat > {note} <<'EOF'\nfirst $HOME\nsecond\nEOF\nset +x");
+    execd.run_in(&id, &text).assert_complete();
+    let run = execd.run_in(&id, &format!("cat {note}"));
+    assert_eq!(run.stdout(), ["first $HOME", "second"]);
+
+    std::fs::write(&child, "#!/bin/sh\necho child\n").unwrap();
+    let run = execd.run_in(&id, &format!("chmod +x {child}; exec {child}"));
+    assert_eq!(run.stdout(), ["child"]);
+    run.assert_complete();
+    assert_eq!(execd.run_in(&id, "echo next").stdout(), ["next"]);
+
+    let text = format!(
+        "exec 3>&1 4>&2; exec > >(tee {log}) 2>&1; echo one; echo two >&2; exec 1>&3 2>&4 3>&- 4>&-"
+    );
+    let run = execd.run_in(&id, &text);
+    run.assert_complete();
+    assert_eq!(run.stdout(), ["one", "two"]);
+    assert_eq!(execd.run_in(&id, "echo after").stdout(), ["after"]);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "one\ntwo\n");
+}
+
+#[test]
 fn the_file_of_variables_holds_for_sessions_too() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("envs");

@@ -4,6 +4,7 @@
 //! What is missing on the machine is said loudly and skips the test.
 
 mod access;
+mod chart;
 mod command_line;
 mod lifecycle;
 mod renew;

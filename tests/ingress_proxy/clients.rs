@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
@@ -106,22 +105,11 @@ fn nghttp2_multiplexes_requests() {
     assert_eq!(backend.requests.lock().unwrap().len(), 501);
 }
 
-/// A Python that has `websockets`; `None` where it cannot be had, which was then said.
-fn python() -> Option<PathBuf> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/python-sdk");
-    let output = Command::new(script).output().expect("run the script");
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        support::skipped(&format!("websockets cannot be installed: {why}"));
-        return None;
-    }
-    let path = String::from_utf8(output.stdout).expect("a path");
-    Some(PathBuf::from(path.trim_end()))
-}
-
 #[test]
 fn python_websockets_speak_through_it() {
-    let Some(python) = python() else { return };
+    let Some(python) = support::sdk::python() else {
+        return;
+    };
     let scene = Scene::new();
     scene.sandboxes.set("box", "box", "127.0.0.1", None);
     let mut command = Command::new(python);

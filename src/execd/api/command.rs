@@ -16,7 +16,6 @@ use super::input::{self, Fields, Mistake};
 use super::stream::{Events, never_began};
 use super::{Api, Call, Endpoint};
 use crate::execd::command::{InterruptError, Request, StartCause, Status};
-use crate::execd::environment::{self, Environment};
 use crate::execd::frames::End;
 use crate::execd::paths::{Directory, DirectoryError};
 use crate::execd::spawn::{Accounts, Credentials, SpawnError};
@@ -73,48 +72,34 @@ const VALIDATING: &str = "invalid request, validation error";
 
 impl Wanted {
     fn parse(body: &[u8]) -> Result<Self, Failure> {
+        const NAME: &str = "RunCommandRequest";
         let parsing = |mistake: Mistake| Failure::invalid(format!("{PARSING} {mistake}"));
-        let fields = Fields::parse(body, "RunCommandRequest").map_err(parsing)?;
-        let read = || {
-            let uid = fields.id("uid")?;
-            let gid = fields.id("gid")?;
-            let user = fields.text("user")?.filter(|name| !name.is_empty());
-            Ok((
-                Self {
-                    command: fields.text("command")?.unwrap_or_default().to_owned(),
-                    directory: fields.text("cwd")?.unwrap_or_default().to_owned(),
-                    background: fields.switch("background")?,
-                    timeout: None,
-                    who: match (uid, user) {
-                        (Some(uid), _) => Some(Who::Id { uid, gid }),
-                        (None, Some(name)) => Some(Who::Name(name.to_owned())),
-                        (None, None) => None,
-                    },
-                    envs: fields.texts("envs")?,
-                },
-                fields.signed("timeout")?.unwrap_or(0),
-                gid.is_some() && uid.is_none(),
-                uid.is_some() && user.is_some(),
-            ))
+        let invalid = |message| Err(Failure::invalid(format!("{VALIDATING} {message}")));
+        let fields = Fields::parse(body, NAME).map_err(parsing)?;
+        let command = fields.text("command").map_err(parsing)?.unwrap_or_default();
+        let directory = fields.text("cwd").map_err(parsing)?.unwrap_or_default();
+        let background = fields.switch("background").map_err(parsing)?;
+        let timeout = fields.signed("timeout").map_err(parsing)?.unwrap_or(0);
+        let uid = fields.id("uid").map_err(parsing)?;
+        let gid = fields.id("gid").map_err(parsing)?;
+        let user = fields.text("user").map_err(parsing)?;
+        let envs = fields.texts("envs").map_err(parsing)?;
+        let timeout = validate(VALIDATING, NAME, command, ("TimeoutMs", timeout))?;
+        let who = match (uid, gid, user.filter(|name| !name.is_empty())) {
+            (None, Some(_), _) => return invalid("uid is required when gid is provided"),
+            (Some(_), _, Some(_)) => return invalid("give either uid or user"),
+            (Some(uid), gid, None) => Some(Who::Id { uid, gid }),
+            (None, None, Some(name)) => Some(Who::Name(name.to_owned())),
+            (None, None, None) => None,
         };
-        let (mut wanted, timeout, gid_alone, two_users) = read().map_err(parsing)?;
-        wanted.timeout = validate(
-            VALIDATING,
-            "RunCommandRequest",
-            &wanted.command,
-            ("TimeoutMs", timeout),
-        )?;
-        if gid_alone {
-            return Err(Failure::invalid(format!(
-                "{VALIDATING} uid is required when gid is provided"
-            )));
-        }
-        if two_users {
-            return Err(Failure::invalid(format!(
-                "{VALIDATING} give either uid or user"
-            )));
-        }
-        Ok(wanted)
+        Ok(Self {
+            command: command.to_owned(),
+            directory: directory.to_owned(),
+            background,
+            timeout,
+            who,
+            envs,
+        })
     }
 }
 
@@ -147,19 +132,6 @@ pub(super) fn validate(
     Ok((milliseconds > 0).then(|| Duration::from_millis(milliseconds)))
 }
 
-/// The caller's trace in an environment: all of it, or what the daemon itself was given.
-pub(super) fn with_trace(environment: &mut Environment, trace: &TraceContext) {
-    if trace.parent().is_some() {
-        // State and baggage of another trace would be told of this one.
-        for name in environment::TRACE {
-            environment.remove(name);
-        }
-    }
-    for (name, value) in trace.environment() {
-        environment.set(name, value);
-    }
-}
-
 /// Makes of a wish what the engine can run. Blocks.
 fn prepare(
     api: &Api,
@@ -176,7 +148,7 @@ fn prepare(
     let engine = api.engine();
     let file = api.envs_file(&logger);
     let mut environment = engine.layered(credentials.as_ref(), file);
-    with_trace(&mut environment, trace);
+    environment.set_trace(trace);
     let environment = environment.with(wanted.envs);
     let directory = Directory::resolve(&wanted.directory, &environment, engine.home());
     let directory = directory

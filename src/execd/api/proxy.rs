@@ -200,8 +200,8 @@ async fn send(
     mut request: Request,
     logger: &Logger,
 ) -> Result<Response, Failure> {
-    let exchange = request.extensions().get::<Exchange>();
-    let peer = exchange.and_then(|exchange| {
+    let exchange = request.extensions().get::<Exchange>().cloned();
+    let peer = exchange.as_ref().and_then(|exchange| {
         exchange.set_route(TEMPLATE);
         match exchange.peer() {
             Peer::Tcp(address) => Some(address.ip()),
@@ -234,12 +234,12 @@ async fn send(
         );
         refusal::text(StatusCode::BAD_GATEWAY, "Bad Gateway")
     };
-    let answer = upstream.send(&port, "localhost", port.0, request).await;
+    let answer = upstream.send(&port, "localhost", port.0, request, exchange.as_ref());
     let Answer {
         response,
         upgrade: server,
         ..
-    } = match answer {
+    } = match answer.await {
         Ok(answer) => answer,
         Err(cause) => return Ok(failed(&cause)),
     };

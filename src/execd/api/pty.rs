@@ -10,7 +10,7 @@ use slog::{debug, info};
 use super::answer::{self, Code, Failure};
 use super::input::{self, Fields, Mistake};
 use super::session::{self, Created};
-use super::{Api, Call, Endpoint, command};
+use super::{Api, Call, Endpoint};
 use crate::execd::pty::{AttachError, Mode, Request as Terminal, Role};
 use crate::http::Response;
 use crate::http::router::Router;
@@ -62,7 +62,7 @@ async fn create(api: Api, call: Call) -> Result<Response, Failure> {
         move || {
             let engine = api.engine();
             let mut environment = engine.layered(None, api.envs_file(&logger));
-            command::with_trace(&mut environment, &trace);
+            environment.set_trace(&trace);
             let directory = session::own_directory(&given, &api, &environment)?;
             Ok((directory, environment))
         }

@@ -181,7 +181,7 @@ fn trace_variables(trace: &TraceContext, own: &Environment) -> Vec<(String, Opti
             environment.set(*name, value);
         }
     }
-    command::with_trace(&mut environment, trace);
+    environment.set_trace(trace);
     environment::TRACE
         .iter()
         .map(|name| {
