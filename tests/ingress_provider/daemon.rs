@@ -37,7 +37,7 @@ fn ask(address: SocketAddr, route: &str) -> (u16, String) {
 }
 
 #[test]
-fn the_arguments_of_the_chart_start_it_once_it_may_see_the_sandboxes() {
+fn the_port_opens_once_it_may_see_the_sandboxes() {
     let cluster = Cluster::start([Definition::batchsandbox()]);
     let backend = Backend::answering(|peer, _| peer.answer("hello"));
     let port = backend.address.port();
@@ -180,10 +180,12 @@ fn no_request_reaches_another_sandbox_when_addresses_are_recycled_under_load() {
             cluster.apply(BATCH, batchsandbox("ns", name, new));
             settle(name, new);
             at.swap(round % 2, 2);
+            let enough = (round + 1) * 20;
+            eventually("some answers", || {
+                (*answers.lock().unwrap() >= enough).then_some(())
+            });
         }
         done.store(true, Ordering::Relaxed);
     });
-    let answers = answers.into_inner().unwrap();
-    assert!(answers > 100, "{answers}");
     drop(daemon);
 }
