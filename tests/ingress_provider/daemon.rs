@@ -100,6 +100,46 @@ fn what_is_wrong_with_the_cluster_ends_the_start_in_one_line() {
     assert!(cluster.requests().is_empty());
 }
 
+#[test]
+fn a_pod_is_known_by_its_service_account_whose_token_rotates() {
+    if !support::require_root("mounts the service account of a pod") {
+        return;
+    }
+    let cluster = Cluster::start_tls([Definition::batchsandbox()], false);
+    cluster.accept_tokens(&["one"]);
+    cluster.apply(BATCH, batchsandbox("ns", "a", "127.0.0.1"));
+    // What the kubelet mounts, for the daemon alone.
+    let run = tempfile::tempdir().unwrap();
+    let account = run.path().join("secrets/kubernetes.io/serviceaccount");
+    std::fs::create_dir_all(&account).unwrap();
+    std::fs::copy(cluster.authority().root_file(), account.join("ca.crt")).unwrap();
+    std::fs::write(account.join("token"), "one").unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let server = cluster.server();
+    let (host, port) = server
+        .strip_prefix("https://")
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    let mut daemon = opensandbox!("ingress", format!("--port={}", address.port()))
+        .bind_mount(run.path(), "/run")
+        .env("KUBERNETES_SERVICE_HOST", host)
+        .env("KUBERNETES_SERVICE_PORT", port)
+        .ready_when_http(address, "/status.ok")
+        .spawn();
+    cluster.wait_for_watch();
+    cluster.accept_tokens(&["two"]);
+    std::fs::write(account.join("token"), "two").unwrap();
+    cluster.cut_watches();
+    cluster.wait_for_watch();
+    let tokens = cluster.requests_for(Verb::Watch);
+    let tokens = tokens
+        .iter()
+        .map(|watch| watch.headers["authorization"].as_str());
+    assert_eq!(tokens.collect::<Vec<_>>(), ["Bearer one", "Bearer two"]);
+    assert!(daemon.stop().success());
+}
+
 /// A port that is free on three addresses of this machine, and a backend on each, which answers
 /// with its own address.
 fn backends() -> (u16, Vec<Backend>) {
