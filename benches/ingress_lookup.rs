@@ -53,7 +53,7 @@ fn daemon() -> Table {
         let daemon = Builder::new(program)
             .arg("ingress")
             .arg(format!("--kubeconfig={}", kubeconfig(&cluster, &folder)))
-            .arg(format!("--address={address}"))
+            .arg(format!("--port={}", address.port()))
             .ready_when_http(address, "/status.ok")
             .spawn();
         let seconds = start.elapsed().as_secs_f64();
