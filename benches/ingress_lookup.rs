@@ -1,5 +1,7 @@
-//! How long a request waits for its sandbox's address, and what a known sandbox costs
+//! How long a request waits for its sandbox's address, and what known sandboxes cost
 //! (`SPECIFICATION.md`, numbers 3 and 18).
+//!
+//! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one.
 
 use std::borrow::Cow;
 use std::hint::black_box;
@@ -13,7 +15,8 @@ use opensandbox::config::Values;
 use opensandbox::ingress::provider::index::{Object, State, Writer};
 use opensandbox::ingress::provider::{self, Config, Directory, SETTINGS};
 use opensandbox::runtime::Runtime;
-use support::bench::{Process, Spread, Table, interleave, measured};
+use support::bench::{Process, Spread, Table, interleave, measured, timed};
+use support::daemon::Builder;
 use support::kube::{Cluster, Definition};
 
 /// How long a round of one case takes, and how many there are.
@@ -24,12 +27,66 @@ const ROUNDS: usize = 9;
 const SANDBOXES: [usize; 3] = [100, 10_000, 100_000];
 
 fn main() {
-    print!("{}", memory());
+    print!("{}", daemon());
+    print!("{}", index());
     print!("{}", look_ups());
 }
 
+/// What the daemon needs, by how many sandboxes it read from an API server; their objects have
+/// some kilobytes each.
+fn daemon() -> Table {
+    const BALLAST: usize = 2048;
+    let mut table = Table::new(&["sandboxes of the daemon", "RSS, MiB", "private", "seconds"]);
+    let sizes: &[usize] = if measured() {
+        &[0, 10_000, 100_000]
+    } else {
+        &[100]
+    };
+    for &size in sizes {
+        let cluster = Cluster::start([Definition::batchsandbox()]);
+        cluster.generate(size, BALLAST);
+        let folder = tempfile::tempdir().expect("a directory");
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], support::free_port()));
+        let program = std::env::var_os("OPENSANDBOX_BENCH_BINARY");
+        let program = program.unwrap_or_else(|| env!("CARGO_BIN_EXE_opensandbox").into());
+        let start = Instant::now();
+        let daemon = Builder::new(program)
+            .arg("ingress")
+            .arg(format!("--kubeconfig={}", kubeconfig(&cluster, &folder)))
+            .arg(format!("--port={}", address.port()))
+            .ready_when_http(address, "/status.ok")
+            .spawn();
+        let seconds = start.elapsed().as_secs_f64();
+        cluster.wait_for_watch();
+        if measured() {
+            // What only the start needed is given back soon after it.
+            std::thread::sleep(Duration::from_secs(3));
+        }
+        let (resident, private) = Process(daemon.pid()).resident();
+        table.row(&[
+            &size,
+            &format!("{resident:.1}"),
+            &format!("{private:.1}"),
+            &format!("{seconds:.2}"),
+        ]);
+    }
+    table
+}
+
+/// The path of a kubeconfig for `cluster`.
+fn kubeconfig(cluster: &Cluster, folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("kubeconfig");
+    let text = format!(
+        "{{current-context: m, contexts: [{{name: m, context: {{cluster: c}}}}], \
+          clusters: [{{name: c, cluster: {{server: '{}'}}}}]}}",
+        cluster.server()
+    );
+    std::fs::write(&path, text).expect("write");
+    path.display().to_string()
+}
+
 /// What the index costs, by how many sandboxes it knows.
-fn memory() -> Table {
+fn index() -> Table {
     let process = Process(std::process::id());
     let mut table = Table::new(&["sandboxes in the index", "MiB", "bytes each"]);
     let sizes = if measured() {
@@ -91,24 +148,24 @@ fn look_ups() -> Table {
     for known in &known {
         let mut number = 0;
         described.push(("look-up, found", known.size));
-        cases.push(timed(Box::new(move || {
+        cases.push(timed(ROUND, move || {
             number = (number + 7919) % known.size;
             black_box(known.directory.find(black_box(&known.ids[number]))).expect("found");
-        })));
+        }));
         described.push(("look-up, not found", known.size));
-        cases.push(timed(Box::new(move || {
+        cases.push(timed(ROUND, move || {
             number = (number + 7919) % known.size;
             black_box(known.directory.find(black_box(&known.others[number]))).expect_err("none");
-        })));
+        }));
         let mut writer = Writer::new();
         fill(&mut writer, known.size);
         described.push(("change of an address", known.size));
         let (mut at, mut round) = (0, 0);
-        cases.push(timed(Box::new(move || {
+        cases.push(timed(ROUND, move || {
             at = (at + 7919) % known.size;
             round += 1;
             put(&mut writer, at, round);
-        })));
+        }));
         described.push(("look-up, found, while others change", known.size));
         cases.push(beside_changes(known));
     }
@@ -136,13 +193,8 @@ impl Known {
         let cluster = Cluster::start([Definition::batchsandbox()]);
         cluster.generate(size, 0);
         let folder = tempfile::tempdir().expect("a directory");
-        let path = folder.path().join("kubeconfig");
-        let server = cluster.server();
-        let text = format!(
-            "{{current-context: m, contexts: [{{name: m, context: {{cluster: c}}}}], clusters: [{{name: c, cluster: {{server: '{server}'}}}}]}}"
-        );
-        std::fs::write(&path, text).expect("write");
-        let pairs = [("KUBECONFIG", path.to_str().expect("a path"))];
+        let path = kubeconfig(&cluster, &folder);
+        let pairs = [("KUBECONFIG", path.as_str())];
         let values = Values::from_pairs(SETTINGS, &pairs);
         let read = |path: &Path| std::fs::read_to_string(path);
         let config = Config::read(&values, &read, &mut Vec::new()).expect("a configuration");
@@ -166,22 +218,6 @@ impl Known {
     }
 }
 
-/// A case: nanoseconds of each call in a round.
-fn timed<'a>(mut act: Box<dyn FnMut() + 'a>) -> Box<dyn FnMut() -> f64 + 'a> {
-    let round = if measured() { ROUND } else { Duration::ZERO };
-    Box::new(move || {
-        let start = Instant::now();
-        let mut calls = 0_u32;
-        while calls == 0 || start.elapsed() < round {
-            for _ in 0..64 {
-                act();
-            }
-            calls += 64;
-        }
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
-    })
-}
-
 /// Look-ups in an index that another thread changes all the time.
 fn beside_changes(known: &Known) -> Box<dyn FnMut() -> f64 + '_> {
     Box::new(move || {
@@ -201,10 +237,10 @@ fn beside_changes(known: &Known) -> Box<dyn FnMut() -> f64 + '_> {
                 .map(|number| format!("550e8400-e29b-41d4-a716-{number:012}"))
                 .collect();
             let mut number = 0;
-            let each = timed(Box::new(|| {
+            let each = timed(ROUND, || {
                 number = (number + 7919) % names.len();
                 black_box(index.find(black_box(&names[number])));
-            }))();
+            })();
             done.store(true, Ordering::Relaxed);
             each
         })

@@ -1,10 +1,10 @@
 //! How long the policy takes to judge a name, and to be replaced (`SPECIFICATION.md`, number 9).
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opensandbox::egress::policy::{AlwaysRules, Effective, Live, Policy};
-use support::bench::{Spread, Table, interleave, measured};
+use support::bench::{Spread, Table, interleave, measured, timed};
 
 /// How long a round of one case takes, and how many there are.
 const ROUND: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ fn main() {
         for (what, names) in names(*rules) {
             described.push((format!("verdict, {what}"), *rules));
             let mut next = 0;
-            cases.push(timed(move || {
+            cases.push(timed(ROUND, move || {
                 next = (next + 1) % names.len();
                 black_box(live.snapshot().evaluate(black_box(&names[next])));
             }));
@@ -36,7 +36,7 @@ fn main() {
         let nothing = Policy::default();
         let live = Live::new(Effective::compile(&AlwaysRules::default(), &nothing, 1));
         described.push(("parse, compile and replace".to_owned(), rules));
-        cases.push(timed(move || {
+        cases.push(timed(ROUND, move || {
             let policy = Policy::parse(black_box(body.as_bytes())).expect("a valid policy");
             let next = Effective::compile(&AlwaysRules::default(), &policy, 2);
             live.replace(next.into());
@@ -93,20 +93,4 @@ fn names(rules: usize) -> [(&'static str, Vec<String>); 4] {
                 .collect(),
         ),
     ]
-}
-
-/// A case: nanoseconds of each call in a round.
-fn timed<'a>(mut act: impl FnMut() + 'a) -> Box<dyn FnMut() -> f64 + 'a> {
-    let round = if measured() { ROUND } else { Duration::ZERO };
-    Box::new(move || {
-        let start = Instant::now();
-        let mut calls = 0_u32;
-        while calls == 0 || start.elapsed() < round {
-            for _ in 0..16 {
-                act();
-            }
-            calls += 16;
-        }
-        start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
-    })
 }

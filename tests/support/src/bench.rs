@@ -8,7 +8,7 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Whether `cargo bench` runs this; otherwise a short run has to do, which proves that it works.
 #[must_use]
@@ -39,6 +39,22 @@ pub fn interleave<T>(rounds: usize, cases: &mut [Box<dyn FnMut() -> T + '_>]) ->
         }
     }
     results
+}
+
+/// A case: nanoseconds of each call, over a round of about this length.
+pub fn timed<'a>(round: Duration, mut act: impl FnMut() + 'a) -> Box<dyn FnMut() -> f64 + 'a> {
+    let round = if measured() { round } else { Duration::ZERO };
+    Box::new(move || {
+        let start = Instant::now();
+        let mut calls = 0_u32;
+        while calls == 0 || start.elapsed() < round {
+            for _ in 0..16 {
+                act();
+            }
+            calls += 16;
+        }
+        start.elapsed().as_secs_f64() * 1e9 / f64::from(calls)
+    })
 }
 
 /// The median of some rounds, and the quartiles around it.
