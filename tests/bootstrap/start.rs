@@ -5,6 +5,9 @@ use std::process::Stdio;
 
 use crate::scene::{Scene, eventually, shells};
 
+/// Variables, arguments, and the output and the code they lead to.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str, i32);
+
 #[test]
 fn the_command_is_found_where_the_contract_says() {
     for shell in shells() {
@@ -13,7 +16,7 @@ fn the_command_is_found_where_the_contract_says() {
         let helper = scene.path("helper");
         let helper = helper.to_str().unwrap();
         let line = format!("{helper} a b && echo never; echo done");
-        let cases: [(&[(&str, &str)], &[&str], &str, i32); 7] = [
+        let cases: [Case; 7] = [
             (&[], &[helper, "a b", "c"], "2 a b c\n", 7),
             (&[], &["-c", helper, "a", "b"], "2 a b\n", 7),
             (&[], &["-c", &line], "2 a b\ndone\n", 0),
