@@ -269,7 +269,7 @@ pub fn idle(contender: &Contender, kind: Idle, count: usize) -> Vec<TcpStream> {
         if let Idle::WebSocket = kind {
             return websocket(contender);
         }
-        if matches!(kind, Idle::Used) && number % 1000 == 0 {
+        if matches!(kind, Idle::Used) && number.is_multiple_of(1000) {
             let mut many: Vec<_> = (0..64).map(|_| connect(contender)).collect();
             many.iter_mut()
                 .for_each(|socket| exchange(socket, &contender.host));

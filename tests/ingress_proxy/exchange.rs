@@ -1,5 +1,6 @@
 //! One request and its response: what is passed on, what is not, and what is answered instead.
 
+use opensandbox::ingress::access::Keys;
 use opensandbox::ingress::provider::Missing;
 use opensandbox::ingress::proxy::Settings;
 use opensandbox::ingress::route::Mode;
@@ -276,6 +277,33 @@ fn what_ingress_answers_itself_is_text_with_its_name() {
     let refused =
         scene.access(|access| access["status"] == 502 && access["sandbox_id"] == "closed");
     assert_eq!(refused["error_type"], "connect_refused");
+}
+
+#[test]
+fn a_signed_route_opens_a_secured_sandbox_once_there_are_keys() {
+    let scene = Scene::new();
+    let backend = Backend::recording("ok");
+    let port = backend.address.port();
+    scene
+        .sandboxes
+        .set("secret", "secret", "127.0.0.1", Some("token"));
+    let keys = Keys::parse("z=dGVzdC1zZWNyZXQtYnl0ZXM=").unwrap();
+    let signed = keys.sign(b'z', "secret", port, u64::MAX).unwrap();
+    let route = format!("secret-{port}-{}-{signed}", signed.expiry());
+    assert!(scene.get(&route, "/", "").starts_with("HTTP/1.1 503 "));
+    scene.keys(keys);
+    assert!(scene.get(&route, "/", "").starts_with("HTTP/1.1 200 "));
+    let forged = route.replace(&signed.to_string(), "00000000z");
+    assert!(scene.get(&forged, "/", "").starts_with("HTTP/1.1 401 "));
+    let access = scene.access(|access| access["status"] == 200);
+    assert_eq!(
+        (&access["auth"], &access["key_id"]),
+        (&"signature".into(), &"z".into())
+    );
+    assert!(
+        !access.to_string().contains(&signed.to_string()),
+        "{access}"
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use opensandbox::http::listen::Listen;
 use opensandbox::http::server::{Limits, Server};
+use opensandbox::ingress::access::Keys;
 use opensandbox::ingress::events::Observer;
 use opensandbox::ingress::metrics::Metrics;
 use opensandbox::ingress::provider::{Directory, Missing, Retired, Sandbox};
@@ -173,9 +174,8 @@ impl Scene {
         }
     }
 
-    /// The keys that signed routes are verified with.
-    pub fn keys(&self, text: &str) {
-        let keys = opensandbox::ingress::access::Keys::parse(text).unwrap();
+    /// Verifies signed routes with these keys from now on.
+    pub fn keys(&self, keys: Keys) {
         self.shared.keys.store(Some(Arc::new(keys)));
     }
 

@@ -249,7 +249,7 @@ fn a_drain_says_goodbye_to_tunnels_and_lets_requests_finish() {
     let mut rest = Vec::new();
     tunnel.read_to_end(&mut rest).unwrap();
     assert_eq!(rest, b"\x88\x02\x03\xe9");
-    assert!(TcpStream::connect(scene.address).is_err_or_useless());
+    assert!(is_of_no_use(TcpStream::connect(scene.address)));
     go.send(()).unwrap();
     client.read_exact(&mut half).unwrap();
     assert_eq!(&half, b"lf");
@@ -257,21 +257,15 @@ fn a_drain_says_goodbye_to_tunnels_and_lets_requests_finish() {
     assert_eq!(scene.stop(), Ok(()));
 }
 
-trait Useless {
-    /// Whether nobody will answer on it: the listener may be gone already or about to go.
-    fn is_err_or_useless(self) -> bool;
-}
-
-impl Useless for std::io::Result<TcpStream> {
-    fn is_err_or_useless(self) -> bool {
-        self.map_or(true, |mut socket| {
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let _ = socket.write_all(b"GET /status.ok HTTP/1.1\r\nHost: x\r\n\r\n");
-            let mut answer = Vec::new();
-            let _ = socket.read_to_end(&mut answer);
-            !answer.starts_with(b"HTTP/1.1 200")
-        })
-    }
+/// Whether nobody answers that all is well: the listener may be gone already or about to go.
+fn is_of_no_use(connected: std::io::Result<TcpStream>) -> bool {
+    connected.map_or(true, |mut socket| {
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = socket.write_all(b"GET /status.ok HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut answer = Vec::new();
+        let _ = socket.read_to_end(&mut answer);
+        !answer.starts_with(b"HTTP/1.1 200")
+    })
 }
 
 #[test]
