@@ -20,7 +20,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use file::{File, MAX_FILE_BYTES, toml_error};
-pub use parse::{duration, duration_text, integer, percent_decoded, switch};
+pub use parse::{
+    duration, duration_text, integer, percent_decoded, percent_decoded_octets, switch,
+};
 pub use watched::{Look, Watched};
 
 /// How the value of a secret is shown.

@@ -110,6 +110,12 @@ pub fn integer(text: &str) -> Option<i64> {
 /// not followed by two hexadecimal digits, or the octets are not UTF-8.
 #[must_use]
 pub fn percent_decoded(text: &str) -> Option<String> {
+    String::from_utf8(percent_decoded_octets(text)?).ok()
+}
+
+/// As [`percent_decoded`], where what is encoded need not be a text.
+#[must_use]
+pub fn percent_decoded_octets(text: &str) -> Option<Vec<u8>> {
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(octet) = rest.next() {
@@ -120,7 +126,7 @@ pub fn percent_decoded(text: &str) -> Option<String> {
             octet
         });
     }
-    String::from_utf8(octets).ok()
+    Some(octets)
 }
 
 /// Nanoseconds in one of Go's units.
