@@ -10,6 +10,7 @@ mod tunnels;
 mod usage;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -361,7 +362,8 @@ impl Core {
         let sending = self
             .upstream
             .send(&place, &sandbox.host, port, request, exchange.as_ref());
-        let answer = self.in_time(upgrade, sending).await?;
+        // Pinned where it is: what is passed by value is copied, and this is large.
+        let answer = self.in_time(upgrade, pin!(sending)).await?;
         if let Some(elapsed) = answer.connecting {
             Connected {
                 proxy_type,

@@ -129,15 +129,16 @@ fn interim_responses_come_before_the_response() {
     let hints =
         "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n";
     let backend = Backend::new(move |mut peer| {
-        let request = peer.request().unwrap();
-        peer.send(hints);
-        if request.line.contains("/later") {
-            wait.lock().unwrap().recv().unwrap();
-            peer.answer("ok");
-        } else {
-            peer.send(format!(
-                "{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-            ));
+        while let Some(request) = peer.request() {
+            peer.send(hints);
+            if request.line.contains("/later") {
+                wait.lock().unwrap().recv().unwrap();
+                peer.answer("ok");
+            } else {
+                peer.send(format!(
+                    "{hints}HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+                ));
+            }
         }
     });
     let route = scene.sandbox("box", &backend);
