@@ -358,7 +358,7 @@ fn what_a_shell_leaves_behind_goes_on_and_holds_nobody_up() {
         let log = execd.get(&format!("/command/{id}/logs"));
         (log.text() == "now\nlate\nlater\n").then_some(())
     });
-    assert!(file.exists());
+    wait_for(|| file.exists().then_some(()));
 }
 
 #[test]
