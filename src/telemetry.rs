@@ -22,7 +22,7 @@ pub mod trace_context;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::MeterProvider as _;
@@ -162,7 +162,10 @@ impl Telemetry {
         let log_limit = limit / LOG_SHARE;
         let logger = self.log.local();
         let losses = self.exporters.shutdown(limit - log_limit);
-        // For an output that works still: one that is full or gone cannot tell itself.
+        let deadline = Instant::now() + log_limit;
+        // What an output does not take is known once it was written. This is for an output that
+        // works still: one that is full or gone cannot tell itself.
+        self.log.flush(log_limit / 2);
         let log_lines = self.log.dropped().total();
         if losses.metric_points > 0
             || losses.log_records > 0
@@ -175,7 +178,8 @@ impl Telemetry {
                 "log_lines" => log_lines,
                 "metrics_flushed" => losses.metrics_flushed);
         }
-        self.log.close(log_limit);
+        self.log
+            .close(deadline.saturating_duration_since(Instant::now()));
         losses
     }
 }
