@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use crate::client::{Execd, Run, builder, wait_for};
@@ -98,6 +99,32 @@ fn without_processes_the_stream_says_so() {
         execd.delete(&format!("/command?id={id}"));
     }
     wait_for(|| (execd.run("true").end()["type"] == "execution_complete").then_some(()));
+}
+
+#[test]
+fn without_memory_the_stream_says_so() {
+    let execd = Execd::start();
+    let limit = |bytes: Option<u64>| {
+        let limit = Rlimit {
+            current: bytes,
+            maximum: None,
+        };
+        let pid = Pid::from_raw(execd.daemon.pid().cast_signed());
+        prlimit(pid, Resource::As, limit).unwrap();
+    };
+    // The heap has then what a request takes; a child's stack is mapped anew for each.
+    let running: Vec<_> = (0..8)
+        .map(|_| execd.begin(&json!({"command": "true"})))
+        .collect();
+    running
+        .into_iter()
+        .for_each(|events| Run::of(events).assert_complete());
+    limit(Some(execd.daemon.status("VmSize") * 1024));
+    let refused = execd.run("true");
+    limit(None);
+    let cause = refused.end()["error"]["evalue"].as_str().unwrap();
+    assert!(cause.contains("cannot allocate memory"), "{cause}");
+    execd.run("true").assert_complete();
 }
 
 #[test]
