@@ -5,7 +5,7 @@
 //! of a very long line stays open while its parts pass through. Events of the other stream wait for
 //! its end meanwhile, up to [`DEFERRED`] bytes; beyond, the open line is cut in two.
 
-use std::fmt::Write;
+use std::io::Write;
 
 use super::lines::{Lines, Piece, Rule};
 use super::pump::Stream;
@@ -73,9 +73,13 @@ impl Frames {
             Stream::Stdout => stdout,
             Stream::Stderr => stderr,
         };
-        // What lines of some length take, so that it is not moved while it grows.
-        wire.out.reserve(bytes.len() * 2);
         lines.push(bytes, |piece| wire.piece(stream, piece, now));
+    }
+
+    /// Makes room for the events of so many bytes of output in lines of some length, so that they
+    /// are not moved while they grow.
+    pub fn reserve(&mut self, output: usize) {
+        self.wire.out.reserve(output * 2);
     }
 
     /// Tells what was left of both streams, and the end.
@@ -96,8 +100,14 @@ impl Frames {
     }
 
     /// What is to be sent next; empty when there is nothing.
-    pub fn take(&mut self) -> String {
+    pub fn take(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.wire.out)
+    }
+
+    /// How many bytes there are to be sent.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.wire.out.len()
     }
 
     /// Whether there is nothing to be sent.
@@ -110,32 +120,31 @@ impl Frames {
 /// What is to be sent.
 #[derive(Debug, Default)]
 struct Wire {
-    out: String,
+    out: Vec<u8>,
     /// The stream whose event has begun and not ended.
     open: Option<Stream>,
     /// Events of the other stream that wait for its end.
-    deferred: String,
+    deferred: Vec<u8>,
+    tail: Tail,
 }
 
 impl Wire {
     fn piece(&mut self, stream: Stream, piece: Piece<'_>, now: u128) {
-        let kind = match stream {
-            Stream::Stdout => "stdout",
-            Stream::Stderr => "stderr",
-        };
         // What is left of a line that was cut may be nothing.
         if piece.bytes.is_empty() && self.open != Some(stream) {
             return;
         }
         if self.open.is_some_and(|open| open != stream) {
             if piece.last && self.deferred.len() <= DEFERRED {
-                event(&mut self.deferred, kind, piece.bytes, now);
+                begin(&mut self.deferred, stream);
+                escape(piece.bytes, &mut self.deferred);
+                self.deferred.extend_from_slice(self.tail.at(now));
                 return;
             }
             self.close(now);
         }
         if self.open.is_none() {
-            begin(&mut self.out, kind);
+            begin(&mut self.out, stream);
             self.open = Some(stream);
         }
         escape(piece.bytes, &mut self.out);
@@ -145,21 +154,25 @@ impl Wire {
     }
 
     fn whole(&mut self, kind: &str, text: &[u8], now: u128) {
-        event(&mut self.out, kind, text, now);
+        self.out.extend_from_slice(b"{\"type\":\"");
+        self.out.extend_from_slice(kind.as_bytes());
+        self.out.extend_from_slice(b"\",\"text\":\"");
+        escape(text, &mut self.out);
+        self.out.extend_from_slice(self.tail.at(now));
     }
 
     /// Ends the event that has begun, if any, and lets those that wait for it follow.
     fn close(&mut self, now: u128) {
         if self.open.take().is_some() {
-            finish(&mut self.out, now);
+            self.out.extend_from_slice(self.tail.at(now));
             if !self.deferred.is_empty() {
-                self.out.push_str(&std::mem::take(&mut self.deferred));
+                self.out.append(&mut std::mem::take(&mut self.deferred));
             }
         }
     }
 
     fn end(&mut self, end: &End, now: u128) {
-        // Writing to a string does not fail.
+        // Writing to a vector does not fail.
         let _ = match end {
             End::Complete { milliseconds: 0 } => write!(
                 self.out,
@@ -175,35 +188,46 @@ impl Wire {
                     r#"{{"type":"error","timestamp":{now},"error":{{"ename":"CommandExecError","evalue":""#
                 );
                 escape(value.as_bytes(), &mut self.out);
-                self.out.push_str("\",\"traceback\":[");
+                self.out.extend_from_slice(b"\",\"traceback\":[");
                 for (index, line) in traceback.iter().enumerate() {
-                    self.out.push_str(if index == 0 { "\"" } else { ",\"" });
+                    self.out
+                        .extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
                     escape(line.as_bytes(), &mut self.out);
-                    self.out.push('"');
+                    self.out.push(b'"');
                 }
-                self.out.push_str("]}}");
+                self.out.extend_from_slice(b"]}}");
                 Ok(())
             }
         };
-        self.out.push_str("\n\n");
+        self.out.extend_from_slice(b"\n\n");
     }
 }
 
-fn event(out: &mut String, kind: &str, text: &[u8], now: u128) {
-    begin(out, kind);
-    escape(text, out);
-    finish(out, now);
+/// Begins the event of a line. Each of the two is one copy of a length that is known.
+fn begin(out: &mut Vec<u8>, stream: Stream) {
+    match stream {
+        Stream::Stdout => out.extend_from_slice(b"{\"type\":\"stdout\",\"text\":\""),
+        Stream::Stderr => out.extend_from_slice(b"{\"type\":\"stderr\",\"text\":\""),
+    }
 }
 
-fn begin(out: &mut String, kind: &str) {
-    out.push_str("{\"type\":\"");
-    out.push_str(kind);
-    out.push_str("\",\"text\":\"");
+/// What events with a text end with, written once for all of the same millisecond.
+#[derive(Debug, Default)]
+struct Tail {
+    now: u128,
+    text: Vec<u8>,
 }
 
-fn finish(out: &mut String, now: u128) {
-    // Writing to a string does not fail.
-    let _ = write!(out, "\",\"timestamp\":{now}}}\n\n");
+impl Tail {
+    fn at(&mut self, now: u128) -> &[u8] {
+        if self.text.is_empty() || self.now != now {
+            self.now = now;
+            self.text.clear();
+            // Writing to a vector does not fail.
+            let _ = write!(self.text, "\",\"timestamp\":{now}}}\n\n");
+        }
+        &self.text
+    }
 }
 
 #[cfg(test)]
@@ -216,13 +240,17 @@ mod tests {
         Frames::new(Rule::Command)
     }
 
+    fn text(frames: &mut Frames) -> String {
+        String::from_utf8(frames.take()).unwrap()
+    }
+
     /// Type and text of every event.
     fn events(frames: &mut Frames) -> Vec<(String, String)> {
-        let wire = frames.take();
+        let wire = text(frames);
         let objects = wire.split_terminator("\n\n").map(|object| {
             let object: Value = serde_json::from_str(object).unwrap();
-            let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
-            (text("type"), text("text"))
+            let field = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+            (field("type"), field("text"))
         });
         objects.collect()
     }
@@ -240,7 +268,7 @@ mod tests {
         };
         frames.end(&end, 5);
         assert_eq!(
-            frames.take(),
+            text(&mut frames),
             concat!(
                 r#"{"type":"init","text":"d729f82974fb4307a2289487d1232c9c","timestamp":1}"#,
                 "\n\n",
@@ -257,7 +285,7 @@ mod tests {
         frames.end(&End::Complete { milliseconds: 0 }, 6);
         frames.end(&End::Complete { milliseconds: 7 }, 8);
         assert_eq!(
-            frames.take(),
+            text(&mut frames),
             concat!(
                 r#"{"type":"execution_complete","timestamp":6}"#,
                 "\n\n",
@@ -270,10 +298,10 @@ mod tests {
     #[test]
     fn a_very_long_line_is_one_event_that_others_wait_for() {
         let mut frames = frames();
-        let (mut sent, chunk) = (String::new(), vec![b'x'; 64 * 1024]);
+        let (mut sent, chunk) = (Vec::new(), vec![b'x'; 64 * 1024]);
         for _ in 0..=2 * HELD / chunk.len() {
             frames.output(Stream::Stdout, &chunk, 1);
-            sent.push_str(&frames.take());
+            sent.append(&mut frames.take());
         }
         assert!(sent.len() >= HELD, "it is not held back");
         frames.output(Stream::Stderr, b"meanwhile\n", 1);
@@ -281,7 +309,7 @@ mod tests {
         assert!(frames.is_empty());
         frames.output(Stream::Stdout, b"end\nnext\n", 1);
         frames.ping(1);
-        frames.wire.out.insert_str(0, &sent);
+        frames.wire.out.splice(0..0, sent);
         let events = events(&mut frames);
         let kinds: Vec<_> = events.iter().map(|(kind, _)| kind.as_str()).collect();
         assert_eq!(kinds, ["stdout", "stderr", "stdout", "ping"]);

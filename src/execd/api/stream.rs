@@ -1,7 +1,7 @@
 //! The response that streams an execution (contract 4).
 //!
 //! Owns its pace: nothing is taken from the execution before the client has taken what came before,
-//! and no more than [`SLICE`] bytes are turned into events at once. Dropping it, as the server does
+//! and no more is turned into events at once than fills a frame. Dropping it, as the server does
 //! when the client is gone, drops the execution's output; what that means is the engine's.
 
 use std::future::Future;
@@ -24,9 +24,13 @@ use crate::http::{Body, BoxError, Response};
 /// How often a client is told that the connection is alive.
 pub const PING: Duration = Duration::from_secs(3);
 
-/// The most bytes of output that are turned into events at once. Each of them may become an event
-/// of its own.
+/// The bytes of output that are turned into events before it is seen whether they fill a frame. Each
+/// of them may become an event of its own.
 const SLICE: usize = 4 * 1024;
+
+/// The bytes of events that fill a frame; the rest of the output waits until they were sent. Events
+/// never wait for more of them.
+const FRAME: usize = 64 * 1024;
 
 /// What an execution that waits for its turn will give: its events, or why it cannot begin.
 pub(super) type Beginning = Pin<Box<dyn Future<Output = Result<Receiver<Event>, String>> + Send>>;
@@ -143,6 +147,15 @@ impl http_body::Body for Events {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         loop {
+            let (stream, output) = &mut this.output;
+            if !output.is_empty() && this.frames.len() < FRAME {
+                if this.frames.is_empty() {
+                    this.frames.reserve(output.len().min(FRAME / 2 + SLICE));
+                }
+                let slice = output.split_to(output.len().min(SLICE));
+                this.frames.output(*stream, &slice, milliseconds());
+                continue;
+            }
             if !this.frames.is_empty() {
                 let bytes = Bytes::from(this.frames.take());
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -152,12 +165,6 @@ impl http_body::Body for Events {
             }
             if Pin::new(&mut this.ping).poll_next(context).is_ready() {
                 this.frames.ping(milliseconds());
-            }
-            let (stream, output) = &mut this.output;
-            if !output.is_empty() {
-                let slice = output.split_to(output.len().min(SLICE));
-                this.frames.output(*stream, &slice, milliseconds());
-                continue;
             }
             match &mut this.source {
                 Source::Waiting(beginning) => match beginning.as_mut().poll(context) {
