@@ -1,5 +1,5 @@
-//! Who is measured: ingress, nginx and HAProxy, each one process on the first core, and a direct
-//! connection.
+//! Who is measured: ingress, a bare proxy of hyper, nginx and HAProxy, each one process on the first
+//! core, and a direct connection.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -11,7 +11,11 @@ use std::time::{Duration, Instant};
 use support::bench::Process;
 use support::free_port;
 
+use crate::bare;
+
 pub const OURS: &str = "ingress";
+pub const BARE: &str = "bare hyper";
+pub const NGINX: &str = "nginx";
 
 /// A way to the backend.
 pub struct Contender {
@@ -81,9 +85,9 @@ impl Installed {
             host: self.backend.to_string(),
             child: None,
         };
-        let mut all = vec![direct, self.ingress()];
+        let mut all = vec![direct, self.ingress(), self.bare()];
         for (name, start) in [
-            ("nginx", Self::nginx as fn(&Self) -> Contender),
+            (NGINX, Self::nginx as fn(&Self) -> Contender),
             ("haproxy", Self::haproxy),
         ] {
             let is_there = Command::new(name)
@@ -120,10 +124,18 @@ impl Installed {
         started(OURS, address, host, command)
     }
 
+    /// This program once more, as the proxy.
+    fn bare(&self) -> Contender {
+        let address = free();
+        let mut command = on_the_first_core(std::env::current_exe().expect("this program"));
+        command.env(bare::VARIABLE, format!("{address} {}", self.backend));
+        started(BARE, address, address.to_string(), command)
+    }
+
     fn nginx(&self) -> Contender {
         let address = free();
         let directory = self.directory.path().display();
-        let (log, backend) = (self.log("nginx"), self.backend);
+        let (log, backend) = (self.log(NGINX), self.backend);
         let log = log.display();
         let config = self.directory.path().join("nginx.conf");
         let text = format!(
@@ -155,13 +167,13 @@ impl Installed {
             }}"#
         );
         fs::write(&config, text).expect("our directory");
-        let mut command = on_the_first_core("nginx");
+        let mut command = on_the_first_core(NGINX);
         command
             .arg("-p")
             .arg(self.directory.path())
             .arg("-c")
             .arg(config);
-        started("nginx", address, address.to_string(), command)
+        started(NGINX, address, address.to_string(), command)
     }
 
     fn haproxy(&self) -> Contender {

@@ -118,7 +118,8 @@ pub struct Paced {
     pub tail: f64,
 }
 
-/// Requests at a fixed rate, from the moment each was due.
+/// Requests at a fixed rate, from the moment each was due. Whoever is too slow for the rate has
+/// answered fewer of them when the time is over, each later than the one before.
 pub fn paced(contender: &Contender, rate: u32, time: Duration) -> Paced {
     let gap = Duration::from_secs(1) * PACED_CONNECTIONS / rate;
     let mut delays: Vec<f64> = std::thread::scope(|scope| {
@@ -128,9 +129,10 @@ pub fn paced(contender: &Contender, rate: u32, time: Duration) -> Paced {
                     let mut socket = connect(contender);
                     exchange(&mut socket, &contender.host);
                     let start = Instant::now() + gap * number / PACED_CONNECTIONS;
+                    let end = start + time;
                     let mut due = start;
                     let mut delays = Vec::new();
-                    while due < start + time {
+                    while due < end && Instant::now() < end {
                         if let Some(early) = due.checked_duration_since(Instant::now()) {
                             std::thread::sleep(early);
                         }

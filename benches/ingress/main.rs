@@ -1,17 +1,22 @@
 //! Ingress as it is delivered, between clients and a backend on loopback, in turns with nginx,
-//! HAProxy and a direct connection (`SPECIFICATION.md`, numbers 15 to 17 and 19).
+//! HAProxy, a bare proxy of hyper and a direct connection (`SPECIFICATION.md`, numbers 15 to 17 and
+//! 19).
 //!
+//! `cargo bench --bench ingress -- PART...` runs some parts of it: `requests`, `delays`, `bodies`,
+//! `echoes`, `events`, `idle`; none takes much more than a minute.
+//! `OPENSANDBOX_BENCH_ROUNDS` is how many rounds requests and delays are measured in.
 //! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one. nginx,
 //! HAProxy and wrk are those of the system (`scripts/setup bench`); without one of them its rows
 //! are left out, and that is said.
 
 mod backend;
+mod bare;
 mod contenders;
 mod load;
 
 use std::time::Duration;
 
-use support::bench::{Spread, Table, interleave, measured};
+use support::bench::{Spread, Table, interleave, measured, wanted};
 
 use self::backend::Backend;
 use self::contenders::{Contender, Installed};
@@ -21,6 +26,8 @@ use self::load::Paced;
 struct Extent {
     rounds: usize,
     round: Duration,
+    /// A round at a fixed rate.
+    paced: Duration,
     body: u64,
     streams: usize,
     idle: usize,
@@ -29,9 +36,11 @@ struct Extent {
 impl Extent {
     fn new() -> Self {
         if measured() {
+            let rounds = std::env::var("OPENSANDBOX_BENCH_ROUNDS").ok();
             Self {
-                rounds: 7,
+                rounds: rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(7),
                 round: Duration::from_secs(2),
+                paced: Duration::from_secs(1),
                 body: 1 << 30,
                 streams: 200,
                 idle: 10_000,
@@ -40,6 +49,7 @@ impl Extent {
             Self {
                 rounds: 1,
                 round: Duration::from_millis(100),
+                paced: Duration::from_millis(100),
                 body: 1 << 20,
                 streams: 4,
                 idle: 50,
@@ -52,6 +62,7 @@ impl Extent {
 const RATE: u32 = 8_000;
 
 fn main() {
+    bare::serve_if_asked();
     let descriptors = load::raise_limits();
     load::stay_off_the_first_core();
     let mut extent = Extent::new();
@@ -60,17 +71,27 @@ fn main() {
     let backend = Backend::start();
     let installed = Installed::new(backend.address);
     let contenders = installed.start_all();
-    if load::wrk_is_there() {
+    if wanted("requests") && load::wrk_is_there() {
         requests(&extent, &contenders);
-    } else {
+    } else if wanted("requests") {
         support::skipped("wrk is not installed: no numbers at full load");
     }
-    delays(&extent, &contenders);
-    bodies(&extent, &contenders);
-    echoes(&extent, &contenders);
-    events(&extent, &contenders, &backend);
+    if wanted("delays") {
+        delays(&extent, &contenders);
+    }
+    if wanted("bodies") {
+        bodies(&extent, &contenders);
+    }
+    if wanted("echoes") {
+        echoes(&extent, &contenders);
+    }
+    if wanted("events") {
+        events(&extent, &contenders, &backend);
+    }
     drop(contenders);
-    idle(&extent, &installed, &backend);
+    if wanted("idle") {
+        idle(&extent, &installed, &backend);
+    }
 }
 
 /// Requests per second of processor time, connections kept on both sides.
@@ -93,25 +114,32 @@ fn requests(extent: &Extent, contenders: &[Contender]) {
             rounds.iter().map(|(_, each)| *each).collect()
         })
     };
-    let ours = contenders
-        .iter()
-        .position(|one| one.name == contenders::OURS);
-    let ours = efficiency(ours.unwrap_or(usize::MAX));
-    let mut table = Table::new(&["", "requests/s", "requests/CPU s", "ingress / this"]);
+    let named = |name: &str| {
+        let index = contenders.iter().position(|one| one.name == name);
+        efficiency(index.unwrap_or(usize::MAX))
+    };
+    let (ours, nginx) = (named(contenders::OURS), named(contenders::NGINX));
+    let mut table = Table::new(&[
+        "",
+        "requests/s",
+        "requests/CPU s",
+        "ingress / this",
+        "this / nginx",
+    ]);
     for (index, contender) in contenders.iter().enumerate() {
         let rate = Spread::of(results[index].iter().map(|(rate, _)| *rate));
         if contender.is_direct() {
-            table.row(&[&contender.name, &format!("{rate:.0}"), &"-", &"-"]);
+            table.row(&[&contender.name, &format!("{rate:.0}"), &"-", &"-", &"-"]);
             continue;
         }
-        let each = Spread::of(efficiency(index));
-        let ratio = Spread::of_ratios(&ours, &efficiency(index));
+        let these = efficiency(index);
         let cells = [
             format!("{rate:.0}"),
-            format!("{each:.0}"),
-            format!("{ratio:.2}"),
+            format!("{:.0}", Spread::of(these.iter().copied())),
+            format!("{:.2}", Spread::of_ratios(&ours, &these)),
+            format!("{:.2}", Spread::of_ratios(&these, &nginx)),
         ];
-        table.row(&[&contender.name, &cells[0], &cells[1], &cells[2]]);
+        table.row(&[&contender.name, &cells[0], &cells[1], &cells[2], &cells[3]]);
     }
     println!("small requests, keep-alive on both sides, access log on\n{table}");
 }
@@ -120,7 +148,7 @@ fn requests(extent: &Extent, contenders: &[Contender]) {
 fn delays(extent: &Extent, contenders: &[Contender]) {
     let mut cases: Vec<Box<dyn FnMut() -> Paced + '_>> = Vec::new();
     for contender in contenders {
-        cases.push(Box::new(move || load::paced(contender, RATE, extent.round)));
+        cases.push(Box::new(move || load::paced(contender, RATE, extent.paced)));
     }
     let results = interleave(extent.rounds, &mut cases);
     drop(cases);
@@ -172,8 +200,11 @@ fn bodies(extent: &Extent, contenders: &[Contender]) {
 
 /// WebSocket messages sent back, one after the other on each of some connections.
 fn echoes(extent: &Extent, contenders: &[Contender]) {
+    // The bare proxy passes no upgrade on.
+    let contenders = contenders.iter().filter(|one| one.name != contenders::BARE);
+    let contenders: Vec<_> = contenders.collect();
     let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
-    for contender in contenders {
+    for contender in contenders.iter().copied() {
         cases.push(Box::new(move || {
             let before = contender.processor_time();
             let messages = load::echo(contender, 16, extent.round);

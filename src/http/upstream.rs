@@ -4,12 +4,12 @@
 //! have no limit of size or time here: they are as slow as the slower of the two sides. No name is
 //! looked at, no redirect followed, no environment variable read.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use ::http::header::EXPECT;
@@ -21,7 +21,6 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
-use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
@@ -113,8 +112,55 @@ fn is_body(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<body::Error>())
 }
 
-/// An interim response.
-type Interim = (StatusCode, HeaderMap);
+/// Interim responses on their way from the connection to who waits for the final one. Most requests
+/// have none, so nothing is set up for them.
+#[derive(Debug, Default)]
+struct Interims(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Vec<(StatusCode, HeaderMap)>,
+    /// Wakes who waits.
+    waker: Option<Waker>,
+}
+
+impl Interims {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whoever does not keep up misses some, as anybody may.
+    fn add(&self, status: StatusCode, headers: &HeaderMap) {
+        let mut queue = self.queue();
+        if queue.waiting.len() < MAX_INTERIMS {
+            queue.waiting.push((status, headers.clone()));
+        }
+        if let Some(waker) = queue.waker.take() {
+            drop(queue);
+            waker.wake();
+        }
+    }
+
+    /// Waits for `answer`, and passes on to `client` the interim responses that come before it.
+    async fn pass_on<T>(&self, client: &Exchange, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        poll_fn(|context| {
+            let polled = answer.as_mut().poll(context);
+            let mut queue = self.queue();
+            // What came together with the answer still comes before it.
+            for (status, mut headers) in queue.waiting.drain(..) {
+                forward::strip_interim(&mut headers);
+                client.inform(status, &headers);
+            }
+            let waker = context.waker();
+            if polled.is_pending() && !queue.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
+                queue.waker = Some(waker.clone());
+            }
+            polled
+        })
+        .await
+    }
+}
 
 /// A response, and what is known of how it came.
 #[derive(Debug)]
@@ -189,9 +235,10 @@ impl<D: Destination> Upstream<D> {
         let Some(client) = client else {
             return self.exchange(destination, host, port, request, None).await;
         };
-        let (interims, informed) = smol::channel::bounded(MAX_INTERIMS);
-        let answer = self.exchange(destination, host, port, request, Some(interims));
-        pass_on_interims(informed, client, answer).await
+        let interims = Arc::<Interims>::default();
+        let noted = Some(interims.clone());
+        let answer = self.exchange(destination, host, port, request, noted);
+        interims.pass_on(client, answer).await
     }
 
     async fn exchange(
@@ -200,7 +247,7 @@ impl<D: Destination> Upstream<D> {
         host: &str,
         port: u16,
         mut request: Request,
-        interims: Option<Sender<Interim>>,
+        interims: Option<Arc<Interims>>,
     ) -> Result<Answer, Error> {
         let gate = Gate::before(&mut request);
         listen_for_interims(&mut request, gate.clone(), interims);
@@ -270,7 +317,7 @@ impl<D: Destination> Upstream<D> {
 fn listen_for_interims(
     request: &mut Request,
     gate: Option<Arc<Gate>>,
-    interims: Option<Sender<Interim>>,
+    interims: Option<Arc<Interims>>,
 ) {
     if gate.is_none() && interims.is_none() {
         return;
@@ -281,34 +328,9 @@ fn listen_for_interims(
                 gate.set(OPEN);
             }
         } else if let Some(interims) = &interims {
-            // Whoever does not keep up misses some, as anybody may.
-            let _ = interims.try_send((response.status(), response.headers().clone()));
+            interims.add(response.status(), response.headers());
         }
     });
-}
-
-/// Waits for `answer`, and passes on the interim responses that come before it.
-async fn pass_on_interims<T>(
-    interims: Receiver<Interim>,
-    client: &Exchange,
-    answer: impl Future<Output = T>,
-) -> T {
-    let pass_on = |(status, mut headers): Interim| {
-        forward::strip_interim(&mut headers);
-        client.inform(status, &headers);
-    };
-    let passing_on = async {
-        while let Ok(interim) = interims.recv().await {
-            pass_on(interim);
-        }
-        std::future::pending().await
-    };
-    let answer = answer.or(passing_on).await;
-    // What came together with the answer still comes before it.
-    while let Ok(interim) = interims.try_recv() {
-        pass_on(interim);
-    }
-    answer
 }
 
 /// What holds back a request's body until the backend wants it (`Expect: 100-continue`).
