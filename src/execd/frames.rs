@@ -5,8 +5,6 @@
 //! of a very long line stays open while its parts pass through. Events of the other stream wait for
 //! its end meanwhile, up to [`DEFERRED`] bytes; beyond, the open line is cut in two.
 
-use std::io::Write;
-
 use super::lines::{Lines, Piece, Rule};
 use super::pump::Stream;
 use super::text::escape;
@@ -172,34 +170,33 @@ impl Wire {
     }
 
     fn end(&mut self, end: &End, now: u128) {
-        // Writing to a vector does not fail.
-        let _ = match end {
-            End::Complete { milliseconds: 0 } => write!(
-                self.out,
-                r#"{{"type":"execution_complete","timestamp":{now}}}"#
-            ),
-            End::Complete { milliseconds } => write!(
-                self.out,
-                r#"{{"type":"execution_complete","execution_time":{milliseconds},"timestamp":{now}}}"#
-            ),
-            End::Error { value, traceback } => {
-                let _ = write!(
-                    self.out,
-                    r#"{{"type":"error","timestamp":{now},"error":{{"ename":"CommandExecError","evalue":""#
-                );
-                escape(value.as_bytes(), &mut self.out);
-                self.out.extend_from_slice(b"\",\"traceback\":[");
-                for (index, line) in traceback.iter().enumerate() {
-                    self.out
-                        .extend_from_slice(if index == 0 { b"\"" } else { b",\"" });
-                    escape(line.as_bytes(), &mut self.out);
-                    self.out.push(b'"');
+        match end {
+            End::Complete { milliseconds } => {
+                self.text(r#"{"type":"execution_complete""#);
+                if *milliseconds > 0 {
+                    self.text(&format!(r#","execution_time":{milliseconds}"#));
                 }
-                self.out.extend_from_slice(b"]}}");
-                Ok(())
+                self.text(&format!(r#","timestamp":{now}}}"#));
             }
-        };
-        self.out.extend_from_slice(b"\n\n");
+            End::Error { value, traceback } => {
+                self.text(&format!(
+                    r#"{{"type":"error","timestamp":{now},"error":{{"ename":"CommandExecError","evalue":""#
+                ));
+                escape(value.as_bytes(), &mut self.out);
+                self.text("\",\"traceback\":[");
+                for (index, line) in traceback.iter().enumerate() {
+                    self.text(if index == 0 { "\"" } else { ",\"" });
+                    escape(line.as_bytes(), &mut self.out);
+                    self.text("\"");
+                }
+                self.text("]}}");
+            }
+        }
+        self.text("\n\n");
+    }
+
+    fn text(&mut self, text: &str) {
+        self.out.extend_from_slice(text.as_bytes());
     }
 }
 
@@ -215,18 +212,16 @@ fn begin(out: &mut Vec<u8>, stream: Stream) {
 #[derive(Debug, Default)]
 struct Tail {
     now: u128,
-    text: Vec<u8>,
+    text: String,
 }
 
 impl Tail {
     fn at(&mut self, now: u128) -> &[u8] {
         if self.text.is_empty() || self.now != now {
             self.now = now;
-            self.text.clear();
-            // Writing to a vector does not fail.
-            let _ = write!(self.text, "\",\"timestamp\":{now}}}\n\n");
+            self.text = format!("\",\"timestamp\":{now}}}\n\n");
         }
-        &self.text
+        self.text.as_bytes()
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Pure. The one place where bytes that are not UTF-8 are changed: each of them becomes U+FFFD.
 
-use std::io::Write;
-
 /// So many bytes are looked at, and copied, together.
 const TOGETHER: usize = 32;
 
@@ -55,13 +53,21 @@ fn escape_str(text: &str, json: &mut Vec<u8>) {
         append(&text.as_bytes()[plain..at], json);
         plain = seen;
         if escaped.is_empty() {
-            // Writing to a vector does not fail.
-            let _ = write!(json, "\\u{:04x}", u32::from(character));
+            append_code(character, json);
         } else {
             json.extend_from_slice(escaped.as_bytes());
         }
     }
     append(&text.as_bytes()[plain..], json);
+}
+
+/// Appends a character of the basic plane as its code.
+fn append_code(character: char, json: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    json.extend_from_slice(b"\\u");
+    let code = u32::from(character);
+    let digits = [12, 8, 4, 0].map(|shift| DIGITS[(code >> shift & 0xf) as usize]);
+    json.extend_from_slice(&digits);
 }
 
 /// Appends in groups of a length that is known, which are cheaper than calls of `memcpy`: musl's
