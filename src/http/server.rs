@@ -111,6 +111,8 @@ pub struct Limits {
     pub body_time: Option<Duration>,
     /// See [`IDLE_TIME`].
     pub idle_time: Duration,
+    /// See [`PARK_TIME`].
+    pub park_time: Duration,
     /// How old a connection may get; none for any age. One that is older ends with the exchange
     /// under way or, without one, with the next. What it has become after an upgrade goes on.
     pub lifetime: Option<Duration>,
@@ -130,6 +132,7 @@ impl Default for Limits {
             body_silence: BODY_SILENCE,
             body_time: Some(BODY_TIME),
             idle_time: IDLE_TIME,
+            park_time: PARK_TIME,
             lifetime: None,
             write_stall: WRITE_STALL,
             drain_time: DRAIN_TIME,

@@ -56,6 +56,7 @@ impl Builders {
         http1
             // The watch tells an idle connection from a slow head; hyper would not.
             .header_read_timeout(None)
+            .max_header_size(limits.header_bytes)
             .max_buf_size(limits.header_bytes.max(READ_BUFFER_BYTES));
         let mut http2 = http2::Builder::new(exec.clone());
         http2

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use smol::Timer;
 
 use super::link::{Link, Phase};
-use super::{Limits, PARK_TIME};
+use super::Limits;
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl<'a> Watch<'a> {
 
     /// Says whether the connection may be told to park when it is idle.
     pub fn allow_parking(&mut self, is_allowed: bool) {
-        self.may_park = is_allowed && PARK_TIME < self.limits.idle_time;
+        self.may_park = is_allowed && self.limits.park_time < self.limits.idle_time;
     }
 
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Verdict> {
@@ -66,8 +66,9 @@ impl<'a> Watch<'a> {
         let is_new = phase != self.phase;
         if is_new {
             self.phase = phase;
-            if phase == Phase::Busy && !self.link.is_http2() {
-                // Whatever ends it comes by here.
+            let is_quick = phase == Phase::Busy && !self.link.is_http2();
+            if is_quick && (self.is_set || self.link.expires.is_none()) {
+                // It has no deadline near enough, and whatever ends it comes by here.
                 return Poll::Pending;
             }
             self.since = Instant::now();
@@ -112,7 +113,7 @@ impl<'a> Watch<'a> {
             Phase::Head(_) => after(limits.header_time, Some(Verdict::Cut)),
             Phase::Stalled(_) => after(limits.write_stall, Some(Verdict::Cut)),
             Phase::Idle(_) if self.may_park && self.link.can_park() => {
-                after(PARK_TIME, Some(Verdict::Park))
+                after(limits.park_time, Some(Verdict::Park))
             }
             Phase::Idle(_) => after(limits.idle_time, Some(Verdict::Close)),
             Phase::Busy if is_http2 => after(limits.idle_time, None),
