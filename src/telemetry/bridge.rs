@@ -476,3 +476,146 @@ impl Visitor<'_> for Name<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    fn written(body: &str, add: impl FnOnce(&mut Wire)) -> LogRecord {
+        let attributes = Attributes::new([("tenant", "t1")]);
+        let mut wire = Wire::default();
+        wire.begin(UNIX_EPOCH, slog::Level::Info, body, &attributes);
+        add(&mut wire);
+        let mut scope = ScopeLogs::decode(wire.finish()).expect("a record");
+        assert_eq!(scope.log_records.len(), 1);
+        let mut record = scope.log_records.remove(0);
+        let tenant = record.attributes.remove(0);
+        assert_eq!(tenant, pair("tenant", text("t1")));
+        record
+    }
+
+    fn pair(key: &str, value: Any) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(holding(value)),
+            ..KeyValue::default()
+        }
+    }
+
+    fn holding(value: Any) -> AnyValue {
+        AnyValue { value: Some(value) }
+    }
+
+    fn text(text: &str) -> Any {
+        Any::StringValue(text.to_owned())
+    }
+
+    #[test]
+    fn nothing_is_written_before_the_beginning() {
+        let mut wire = Wire::default();
+        wire.text("a", "b");
+        wire.json("a", b"[1]");
+        wire.flags(1);
+        assert_eq!((wire.len(), wire.finish()), (0, &[][..]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_shown_as_it_is() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let record = written("m", |wire| {
+            wire.json("deep", deep.as_bytes());
+            wire.integer("after", 1);
+        });
+        let expected = [pair("deep", text(&deep)), pair("after", Any::IntValue(1))];
+        assert_eq!(record.attributes, expected);
+        assert_eq!(record.body, Some(holding(text("m"))));
+    }
+
+    #[test]
+    fn nested_values_keep_their_types_and_lose_their_nulls() {
+        let json =
+            br#"{"a": [1, -2.5, true, null, "x\n", 18446744073709551615], "b": null, "c": {}}"#;
+        let record = written("", |wire| {
+            wire.json("map", json);
+            wire.json("null", b"null");
+            wire.float("nan", f64::NAN);
+        });
+        let values = [
+            Any::IntValue(1),
+            Any::DoubleValue(-2.5),
+            Any::BoolValue(true),
+            text("x\n"),
+            text("18446744073709551615"),
+        ];
+        let list = Any::ArrayValue(ArrayValue {
+            values: values.map(holding).to_vec(),
+        });
+        let map = Any::KvlistValue(KeyValueList {
+            values: vec![
+                pair("a", list),
+                pair("c", Any::KvlistValue(KeyValueList::default())),
+            ],
+        });
+        assert_eq!(record.attributes, [pair("map", map)]);
+    }
+
+    #[test]
+    fn the_trace_and_the_event_are_fields_of_the_record() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let record = written("m", |wire| {
+            wire.text(TRACE_ID_KEY, trace);
+            wire.text(SPAN_ID_KEY, "00f067aa0ba902b7");
+            wire.text(SPAN_ID_KEY, "none");
+            wire.text(EVENT_KEY, "test.happened");
+            wire.flags(3);
+        });
+        assert_eq!(record.trace_id[..2], [0x4b, 0xf9]);
+        assert_eq!(record.span_id, [0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 2, 0xb7]);
+        assert_eq!(record.flags, 3);
+        assert_eq!(record.event_name, "test.happened");
+        let expected = [
+            pair(SPAN_ID_KEY, text("none")),
+            pair(EVENT_KEY, text("test.happened")),
+        ];
+        assert_eq!(record.attributes, expected);
+    }
+
+    proptest! {
+        /// Lengths take one octet up to 127, two up to 16,383, then three.
+        #[test]
+        fn lengths_of_any_length(
+            body in prop::sample::select(vec![0, 100, 127, 128, 16_300, 16_384, 70_000]),
+            item in prop::sample::select(vec![0_usize, 50, 118, 128, 16_383, 16_384]),
+            items in 0_usize..5,
+            key in ".{0,150}",
+        ) {
+            let body = "b".repeat(body);
+            let list = vec!["i".repeat(item); items];
+            let record = written(&body, |wire| {
+                wire.json(&key, &serde_json::to_vec(&list).unwrap());
+                wire.text(&key, &body);
+            });
+            let values = list.iter().map(|item| holding(text(item))).collect();
+            let list = Any::ArrayValue(ArrayValue { values });
+            prop_assert_eq!(record.attributes, [pair(&key, list), pair(&key, text(&body))]);
+            prop_assert_eq!(record.body, Some(holding(text(&body))));
+        }
+
+        #[test]
+        fn numbers_of_any_size(number in any::<i64>(), shift in 0..64, float in any::<f64>()) {
+            let number = number >> shift;
+            let record = written("", |wire| {
+                wire.integer("i", number);
+                wire.float("f", float);
+            });
+            let mut expected = vec![pair("i", Any::IntValue(number))];
+            expected.extend(float.is_finite().then(|| pair("f", Any::DoubleValue(float))));
+            prop_assert_eq!(record.attributes, expected);
+        }
+    }
+}

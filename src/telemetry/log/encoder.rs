@@ -555,8 +555,13 @@ fn append_json(json: &[u8], line: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs, SeverityNumber};
     use proptest::prelude::*;
+    use prost::Message as _;
     use slog::{b, record};
+    use std::collections::HashSet;
     use std::time::{Duration, UNIX_EPOCH};
 
     fn now() -> SystemTime {
@@ -720,6 +725,237 @@ mod tests {
             if !["level", "ts", "logger", "msg"].contains(&key.as_str()) {
                 prop_assert_eq!(read[&key].as_str(), Some(value.as_str()));
             }
+        }
+    }
+
+    /// Fields, as anything that logs may emit them.
+    #[derive(Clone, Debug)]
+    struct Emitted(Vec<(String, Sample)>);
+
+    #[derive(Clone, Debug)]
+    enum Sample {
+        Null,
+        Bool(bool),
+        Signed(i64),
+        Unsigned(u64),
+        Wide(i128),
+        Float(f64),
+        Text(String),
+        Nested(serde_json::Value),
+    }
+
+    impl KV for Emitted {
+        fn serialize(&self, _: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
+            for (key, value) in &self.0 {
+                let key = Key::from(key.clone());
+                match value {
+                    Sample::Null => to.emit_none(key)?,
+                    Sample::Bool(value) => to.emit_bool(key, *value)?,
+                    Sample::Signed(value) => to.emit_i64(key, *value)?,
+                    Sample::Unsigned(value) => to.emit_u64(key, *value)?,
+                    Sample::Wide(value) => to.emit_i128(key, *value)?,
+                    Sample::Float(value) => to.emit_f64(key, *value)?,
+                    Sample::Text(value) => to.emit_arguments(key, &format_args!("{value}"))?,
+                    Sample::Nested(value) => to.emit_serde(key, &slog::Serde(value.clone()))?,
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Sample {
+        /// What the line has.
+        fn json(&self) -> String {
+            match self {
+                Sample::Null => "null".to_owned(),
+                Sample::Bool(value) => value.to_string(),
+                Sample::Signed(value) => value.to_string(),
+                Sample::Unsigned(value) => value.to_string(),
+                Sample::Wide(value) => value.to_string(),
+                Sample::Float(value) => serde_json::to_string(value).unwrap(),
+                Sample::Text(value) => serde_json::to_string(value).unwrap(),
+                Sample::Nested(value) => value.to_string(),
+            }
+        }
+
+        /// What the OTLP record has.
+        fn otlp(&self) -> Option<Any> {
+            match self {
+                Sample::Wide(value) => Some(match i64::try_from(*value) {
+                    Ok(value) => Any::IntValue(value),
+                    Err(_) => Any::StringValue(value.to_string()),
+                }),
+                Sample::Float(value) => value.is_finite().then_some(Any::DoubleValue(*value)),
+                other => nested(serde_json::from_str(&other.json()).unwrap()),
+            }
+        }
+    }
+
+    fn nested(value: serde_json::Value) -> Option<Any> {
+        use serde_json::Value;
+        Some(match value {
+            Value::Null => return None,
+            Value::Bool(value) => Any::BoolValue(value),
+            Value::String(value) => Any::StringValue(value),
+            Value::Number(number) => match number.as_i64() {
+                Some(integer) => Any::IntValue(integer),
+                None if number.is_f64() => Any::DoubleValue(number.as_f64().unwrap()),
+                None => Any::StringValue(number.to_string()),
+            },
+            Value::Array(values) => Any::ArrayValue(ArrayValue {
+                values: values
+                    .into_iter()
+                    .filter_map(nested)
+                    .map(any_value)
+                    .collect(),
+            }),
+            Value::Object(fields) => Any::KvlistValue(KeyValueList {
+                values: fields
+                    .into_iter()
+                    .filter_map(|(key, value)| Some(pair(&key, nested(value)?)))
+                    .collect(),
+            }),
+        })
+    }
+
+    fn any_value(value: Any) -> AnyValue {
+        AnyValue { value: Some(value) }
+    }
+
+    fn pair(key: &str, value: Any) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(any_value(value)),
+            ..KeyValue::default()
+        }
+    }
+
+    fn keys() -> impl Strategy<Value = String> {
+        let known = [
+            "a",
+            "b",
+            "ab",
+            "level",
+            "msg",
+            "sandbox_id",
+            "trace_id",
+            EVENT_KEY,
+        ];
+        let known = prop::sample::select(known.map(String::from).to_vec());
+        prop_oneof![4 => known, 1 => any::<String>()]
+    }
+
+    fn samples() -> impl Strategy<Value = Sample> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<u64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        let nested = leaf.prop_recursive(4, 30, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
+                prop::collection::hash_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        });
+        prop_oneof![
+            Just(Sample::Null),
+            any::<bool>().prop_map(Sample::Bool),
+            any::<i64>().prop_map(Sample::Signed),
+            any::<u64>().prop_map(Sample::Unsigned),
+            any::<i128>().prop_map(Sample::Wide),
+            any::<f64>().prop_map(Sample::Float),
+            any::<String>().prop_map(Sample::Text),
+            Just(Sample::Text("4bf92f3577b34da6a3ce929d0e0e4736".to_owned())),
+            nested.prop_map(Sample::Nested),
+        ]
+    }
+
+    fn emitted() -> impl Strategy<Value = Emitted> {
+        prop::collection::vec((keys(), samples()), 0..8).prop_map(Emitted)
+    }
+
+    proptest! {
+        /// The line and the record of OTLP against what the contract says of any record.
+        #[test]
+        fn line_and_record_are_those_of_the_contract(
+            message in any::<String>(),
+            baseline in prop::collection::vec((keys(), any::<String>()), 0..4),
+            context in emitted(),
+            own in emitted(),
+        ) {
+            let encoder = Encoder::new("t", &baseline);
+            let owned: OwnedKVList = slog::OwnedKV(context.clone()).into();
+            let mut scratch = Scratch::default();
+            let mut encoded = |record: &Record<'_>| {
+                let written = encoder.encode(&mut scratch, now(), record, &owned, true);
+                (written.line.to_vec(), written.record.to_vec())
+            };
+            static WARNING: RecordStatic<'static> =
+                slog::record_static!(slog::Level::Warning, "");
+            let (line_octets, record_octets) =
+                encoded(&Record::new(&WARNING, &format_args!("{message}"), BorrowedKV(&own)));
+
+            let mut fields: Vec<_> = context.0.into_iter().rev().collect();
+            match own.0.first() {
+                Some((key, _)) if key == EVENT_KEY => fields.extend(own.0),
+                _ => fields.extend(own.0.into_iter().rev()),
+            }
+            let mut line: Vec<(String, String)> = Vec::new();
+            let mut add = |key: &str, json: String| {
+                if line.iter().all(|(earlier, _)| earlier != key) {
+                    line.push((key.to_owned(), json));
+                }
+            };
+            let text = |text: &str| serde_json::to_string(text).unwrap();
+            add("level", text("warn"));
+            add("ts", text("2026-11-20T23:51:47.822Z"));
+            add("logger", text("t"));
+            add("msg", text(&message));
+            baseline.iter().for_each(|(key, value)| add(key, text(value)));
+            fields.iter().for_each(|(key, value)| add(key, value.json()));
+            let got: serde_json::Value = serde_json::from_slice(&line_octets).unwrap();
+            let got: Vec<_> = got.as_object().unwrap().clone().into_iter().collect();
+            let parsed = |(key, json): (String, String)| (key, serde_json::from_str(&json).unwrap());
+            prop_assert_eq!(got, line.into_iter().map(parsed).collect::<Vec<_>>());
+
+            let at = now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+            let mut expected = LogRecord {
+                time_unix_nano: at,
+                observed_time_unix_nano: at,
+                severity_number: SeverityNumber::Warn.into(),
+                severity_text: "warn".to_owned(),
+                body: Some(any_value(Any::StringValue(message))),
+                ..LogRecord::default()
+            };
+            let mut seen = HashSet::new();
+            for (key, value) in baseline {
+                if seen.insert(key.clone()) {
+                    expected.attributes.push(pair(&key, Any::StringValue(value)));
+                }
+            }
+            for (key, value) in fields {
+                if !seen.insert(key.clone()) {
+                    continue;
+                }
+                match (key.as_str(), value.otlp()) {
+                    ("trace_id", Some(Any::StringValue(id))) if id.starts_with("4bf92f") => {
+                        expected.trace_id = trace_context::parse_id::<16>(&id).unwrap().to_vec();
+                    }
+                    (key, Some(value)) => {
+                        if let (EVENT_KEY, Any::StringValue(name)) = (key, &value) {
+                            expected.event_name.clone_from(name);
+                        }
+                        expected.attributes.push(pair(key, value));
+                    }
+                    (_, None) => {}
+                }
+            }
+            let got = ScopeLogs::decode(record_octets.as_slice()).unwrap().log_records;
+            prop_assert_eq!(got, [expected]);
         }
     }
 }
