@@ -26,8 +26,8 @@ use smol::future::FutureExt;
 
 use super::exchange::{Exchange, Peer, Recorded, Recorder};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
-    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
+    FIRST_REQUEST, Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS,
+    MAX_PENDING_RESETS, MAX_STREAMS, Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
 use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
@@ -84,14 +84,38 @@ pub(super) async fn serve<H: Handler, O: Observer>(
         }
         Ended::ByItself(Ok(())) | Ended::OutOfTime => {}
         Ended::ToBeClosed => {
-            connection.as_mut().graceful_shutdown();
-            let rest = shared.shutdown.drain(shared.limits.drain_time, connection);
+            let rest = async {
+                if is_asked(connection.as_mut(), &activity).await {
+                    connection.as_mut().graceful_shutdown();
+                    let _ended = connection.await;
+                }
+            };
+            let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
             if let Err(cut) = rest.await {
                 // One report is as good as many, so a full channel is no loss.
                 let _ = slot.running.try_send(cut);
             }
         }
     }
+}
+
+/// Goes on until a request has begun, or none came for [`FIRST_REQUEST`]: the request of a client
+/// that was let in just now is on its way, and hyper would hang up on it. Whether the connection is
+/// still to be ended.
+async fn is_asked<E>(
+    mut connection: Pin<&mut impl Future<Output = Result<(), E>>>,
+    activity: &Activity,
+) -> bool {
+    let asked = poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(false),
+        Poll::Pending if activity.begun.load(Ordering::Relaxed) > 0 => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    });
+    let late = async {
+        Timer::after(FIRST_REQUEST).await;
+        true
+    };
+    asked.or(late).await
 }
 
 fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
@@ -125,6 +149,7 @@ async fn answer<H: Handler, O: Observer>(
     request: Request<Incoming>,
 ) -> Response<Recorded<H, O>> {
     let (mut head, incoming) = request.into_parts();
+    let version = head.version;
     let mut recorder = Recorder::begin(
         shared.clone(),
         activity.clone(),
@@ -133,18 +158,17 @@ async fn answer<H: Handler, O: Observer>(
     );
 
     let limits = &shared.limits;
-    let refusal =
-        if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-            Some((
-                StatusCode::BAD_REQUEST,
-                "exactly one Host header is required".to_owned(),
-            ))
-        } else if incoming.size_hint().lower() > limits.body_bytes {
-            let message = format!("the body is larger than {} bytes", limits.body_bytes);
-            Some((StatusCode::PAYLOAD_TOO_LARGE, message))
-        } else {
-            None
-        };
+    let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        Some((
+            StatusCode::BAD_REQUEST,
+            "exactly one Host header is required".to_owned(),
+        ))
+    } else if incoming.size_hint().lower() > limits.body_bytes {
+        let message = format!("the body is larger than {} bytes", limits.body_bytes);
+        Some((StatusCode::PAYLOAD_TOO_LARGE, message))
+    } else {
+        None
+    };
 
     let bounds = Bounds {
         size: limits.body_bytes,
@@ -162,7 +186,7 @@ async fn answer<H: Handler, O: Observer>(
     let response = if let Some((status, message)) = refusal {
         drop(body);
         let mut response = error::text(status, &message);
-        if head.version < Version::HTTP_2 {
+        if version < Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -174,7 +198,14 @@ async fn answer<H: Handler, O: Observer>(
         // The response may only follow when what comes before it is written.
         poll_fn(|context| activity.poll_informed(context)).await;
         match handled {
-            Ok(response) => response,
+            Ok(mut response) => {
+                // hyper says so by itself, but only if it knew before the request came.
+                if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().entry(CONNECTION).or_insert(close);
+                }
+                response
+            }
             // The panic itself went to the process's panic hook.
             Err(_) => {
                 recorder.panicked();
