@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT, HOST};
 use ::http::{HeaderValue, Response, StatusCode, Version};
@@ -30,8 +30,8 @@ use super::exchange::{Exchange, Peer, Recorded, Recorder};
 use super::link::{Link, Watched};
 use super::watch::{Verdict, Watch};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
-    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
+    FIRST_REQUEST, Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS,
+    MAX_PENDING_RESETS, MAX_STREAMS, Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
 use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
@@ -84,13 +84,17 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     let link = Arc::new(Link::new(peer, slot, shared.limits.lifetime));
     let mut guard = Guard {
         asked_to_end: pin!(shared.shutdown.wait()),
+        is_asked_to_end: false,
         watch: Watch::new(&link, &shared.limits),
     };
     let opened = {
         let mut opening = pin!(opening(&mut stream));
-        guard.over(|context| opening.as_mut().poll(context)).await
+        match guard.over(|context| opening.as_mut().poll(context)).await {
+            Err(Verdict::Close) => within(FIRST_REQUEST, opening).await,
+            opened => opened.ok(),
+        }
     };
-    let Ok(Ok(octets)) = opened else { return };
+    let Some(Ok(octets)) = opened else { return };
     if octets == PREFACE[..] {
         link.speaks_http2();
         let watched = Watched::new(stream, link.clone(), octets);
@@ -121,6 +125,7 @@ async fn opening(stream: &mut Stream) -> io::Result<Bytes> {
 /// What ends a connection, besides itself.
 struct Guard<'a, W> {
     asked_to_end: Pin<&'a mut W>,
+    is_asked_to_end: bool,
     watch: Watch<'a>,
 }
 
@@ -134,7 +139,8 @@ impl<W: Future<Output = ()>> Guard<'_, W> {
             if let Poll::Ready(done) = work(context) {
                 return Poll::Ready(Ok(done));
             }
-            if self.asked_to_end.as_mut().poll(context).is_ready() {
+            if self.is_asked_to_end || self.asked_to_end.as_mut().poll(context).is_ready() {
+                self.is_asked_to_end = true;
                 return Poll::Ready(Err(Verdict::Close));
             }
             self.watch.poll(context).map(Err)
@@ -161,8 +167,13 @@ async fn serve_http1<H: Handler, O: Observer>(
                 Ok(result) => return report(shared, link, result),
                 Err(Verdict::Cut) => return,
                 Err(Verdict::Close) => {
-                    pinned.graceful_shutdown();
-                    return drain(shared, link, connection).await;
+                    let rest = async {
+                        if has_begun(pinned.as_mut(), link).await {
+                            pinned.as_mut().graceful_shutdown();
+                            let _ended = pinned.await;
+                        }
+                    };
+                    return drain(shared, link, rest).await;
                 }
                 Err(Verdict::Retire) => pinned.graceful_shutdown(),
                 Err(Verdict::Park) => {
@@ -202,25 +213,57 @@ async fn serve_http2<H: Handler, O: Observer>(
     let service = service(shared, link);
     let mut connection = pin!(shared.builders.http2.serve_connection(watched, service));
     loop {
-        match guard.over(|context| connection.as_mut().poll(context)).await {
+        match guard
+            .over(|context| connection.as_mut().poll(context))
+            .await
+        {
             Ok(result) => return report(shared, link, result),
             Err(Verdict::Cut | Verdict::Park) => return,
             Err(Verdict::Close) => {
-                connection.as_mut().graceful_shutdown();
-                return drain(shared, link, connection).await;
+                let rest = async {
+                    if has_begun(connection.as_mut(), link).await {
+                        connection.as_mut().graceful_shutdown();
+                        let _ended = connection.await;
+                    }
+                };
+                return drain(shared, link, rest).await;
             }
             Err(Verdict::Retire) => connection.as_mut().graceful_shutdown(),
         }
     }
 }
 
+/// Goes on until a request has begun, or none came for [`FIRST_REQUEST`]: the request of a client
+/// that was let in just now is on its way, and hyper would hang up on it. Whether the connection is
+/// still to be ended.
+async fn has_begun(
+    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
+    link: &Link,
+) -> bool {
+    let begun = poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Ready(_) => Poll::Ready(false),
+        Poll::Pending if link.has_begun() => Poll::Ready(true),
+        Poll::Pending => Poll::Pending,
+    });
+    within(FIRST_REQUEST, begun).await.unwrap_or(true)
+}
+
+/// What comes of `work` in `time`, if something does.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        Timer::after(time).await;
+        None
+    };
+    async { Some(work.await) }.or(late).await
+}
+
 /// Waits for what is under way on a connection that is to end.
 async fn drain<H: Handler, O: Observer>(
     shared: &Shared<H, O>,
     link: &Link,
-    connection: impl Future<Output = hyper::Result<()>>,
+    rest: impl Future<Output = ()>,
 ) {
-    let rest = shared.shutdown.drain(shared.limits.drain_time, connection);
+    let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
     if let Err(cut) = rest.await {
         // One report is as good as many, so a full channel is no loss.
         let _ = link.slot.running.try_send(cut);
@@ -257,24 +300,24 @@ async fn answer<H: Handler, O: Observer>(
     request: Request<Incoming>,
 ) -> Result<Response<Recorded<H, O>>, Infallible> {
     let (mut head, incoming) = request.into_parts();
+    let version = head.version;
     let has_body = !incoming.is_end_stream();
     let wants_switch = head.extensions.get::<OnUpgrade>().is_some();
-    link.begin(head.version, has_body, wants_switch);
+    link.begin(version, has_body, wants_switch);
     let mut recorder = Recorder::begin(shared.clone(), link.clone(), &mut head);
 
     let limits = &shared.limits;
-    let refusal =
-        if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-            Some((
-                StatusCode::BAD_REQUEST,
-                "exactly one Host header is required".to_owned(),
-            ))
-        } else if incoming.size_hint().lower() > limits.body_bytes {
-            let message = format!("the body is larger than {} bytes", limits.body_bytes);
-            Some((StatusCode::PAYLOAD_TOO_LARGE, message))
-        } else {
-            None
-        };
+    let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        Some((
+            StatusCode::BAD_REQUEST,
+            "exactly one Host header is required".to_owned(),
+        ))
+    } else if incoming.size_hint().lower() > limits.body_bytes {
+        let message = format!("the body is larger than {} bytes", limits.body_bytes);
+        Some((StatusCode::PAYLOAD_TOO_LARGE, message))
+    } else {
+        None
+    };
 
     let body = if has_body {
         let bounds = Bounds {
@@ -296,7 +339,7 @@ async fn answer<H: Handler, O: Observer>(
     if let Some((status, message)) = refusal {
         drop(body);
         let mut response = error::text(status, &message);
-        if head.version < Version::HTTP_2 {
+        if version < Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -317,12 +360,17 @@ async fn answer<H: Handler, O: Observer>(
     let handled = handled.await;
     // The response may only follow when what comes before it is written.
     poll_fn(|context| link.poll_informed(context)).await;
-    let response = handled.unwrap_or_else(|| {
+    let mut response = handled.unwrap_or_else(|| {
         recorder.panicked();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
+    // hyper says so by itself, but only if it knew before the request came.
+    if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().entry(CONNECTION).or_insert(close);
+    }
     Ok(recorder.attach(response))
 }
 

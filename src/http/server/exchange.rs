@@ -176,7 +176,10 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
         let (mut head, mut body) = response.into_parts();
         self.status = Some(head.status);
         let exchange = &self.exchange.0;
-        let is_last = exchange.link.expires.is_some_and(|at| exchange.started >= at);
+        let is_last = exchange
+            .link
+            .expires
+            .is_some_and(|at| exchange.started >= at);
         if is_last && !exchange.link.is_http2() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             // The connection is old enough, and the client waits for nothing else on it.
             let close = HeaderValue::from_static("close");
