@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use smol::Timer;
 
-use super::link::{Link, Phase};
 use super::Limits;
+use super::link::{Link, Phase};
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
