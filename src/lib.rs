@@ -14,6 +14,8 @@ pub mod host;
 pub mod http;
 pub mod ingress;
 pub mod lifecycle;
+#[cfg(target_arch = "x86_64")]
+mod memory;
 pub mod runtime;
 pub mod supervisor;
 pub mod telemetry;
