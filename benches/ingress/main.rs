@@ -16,6 +16,7 @@ mod load;
 
 use std::time::Duration;
 
+use opensandbox::http::server::PARK_TIME;
 use support::bench::{Estimate, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::backend::Backend;
@@ -31,6 +32,8 @@ struct Extent {
     body: u64,
     streams: usize,
     idle: usize,
+    /// From the opening of idle connections to the look at them.
+    pause: Duration,
 }
 
 impl Extent {
@@ -46,6 +49,7 @@ impl Extent {
                 body: 1 << 30,
                 streams: 200,
                 idle: 10_000,
+                pause: 2 * PARK_TIME,
             }
         } else {
             Self {
@@ -56,6 +60,7 @@ impl Extent {
                 body: 1 << 20,
                 streams: 4,
                 idle: 50,
+                pause: Duration::ZERO,
             }
         }
     }
@@ -280,6 +285,8 @@ fn idle(extent: &Extent, installed: &Installed, backend: &Backend) {
         load::warm_up(&contender);
         let before = contender.resident().unwrap_or(f64::NAN);
         let connections = load::idle(&contender, kind, extent.idle);
+        // Until even the last of them has been idle for long enough.
+        std::thread::sleep(extent.pause);
         let after = contender.resident().unwrap_or(f64::NAN);
         let each = (after - before) * 1024.0 / connections.len() as f64;
         table.row(&[&what, &connections.len(), &format!("{each:.1}")]);

@@ -259,6 +259,11 @@ impl<S: AsFd> Registered<S> {
         &self.socket
     }
 
+    /// Ready when there may be something to read.
+    pub fn poll_readable(&self, context: &Context<'_>) -> Poll<()> {
+        self.source.read.poll(self.read, context)
+    }
+
     /// Reads with `read`, which says how much there was and whether that was all. Waits while there
     /// is nothing.
     ///

@@ -259,7 +259,8 @@ impl<'a> Worker<'a> {
         if verdict.action == Action::Deny {
             return self.deny(client, message, &query, verdict);
         }
-        if self.table.repeats(client, message) {
+        let fingerprint = self.table.fingerprint(client, message);
+        if self.table.repeats(fingerprint, client, message) {
             return;
         }
         let arrival = Arrival {
@@ -270,6 +271,7 @@ impl<'a> Worker<'a> {
             now,
             deadline: now + self.shared.timeout,
             set: &self.set,
+            fingerprint,
         };
         let Some(place) = self.table.insert(&arrival) else {
             let reason = DropReason::InFlightLimit;
