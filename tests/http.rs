@@ -223,6 +223,7 @@ enum Endpoint {
     Held,
     Never,
     Peer,
+    Upgrade,
     Guarded,
 }
 
@@ -249,6 +250,7 @@ impl App {
             .any("/held", Endpoint::Held)
             .any("/never", Endpoint::Never)
             .any("/peer", Endpoint::Peer)
+            .any("/upgrade", Endpoint::Upgrade)
             .any("/guarded", Endpoint::Guarded);
         let token = Token::new(TOKEN, "s3cret");
         let release = Shutdown::new();
@@ -259,7 +261,7 @@ impl App {
         }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, mut request: Request) -> Response {
         let found = match self.router.find(&request) {
             Ok(found) => found,
             Err(miss) => return miss.response(request.method()),
@@ -305,6 +307,19 @@ impl App {
             Endpoint::Peer => {
                 let exchange = request.extensions().get::<Exchange>().unwrap();
                 Response::new(format!("{:?}", exchange.peer()).into())
+            }
+            Endpoint::Upgrade => {
+                let upgrade = hyper::upgrade::on(&mut request);
+                let release = self.release.clone();
+                std::thread::spawn(move || {
+                    smol::block_on(async {
+                        let _upgraded = upgrade.await.unwrap();
+                        release.wait().await;
+                    });
+                });
+                let mut response = Response::default();
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response
             }
             Endpoint::Guarded if self.token.allows(request.headers()) => Response::default(),
             Endpoint::Guarded => error::text(StatusCode::UNAUTHORIZED, "unauthorized"),
@@ -929,6 +944,31 @@ fn a_parked_connection_ends_like_any_other() {
         std::thread::sleep(UNTIL_PARKED);
         assert_eq!(fixture.stop(), Ok(()));
         assert_eq!(read_all(&mut socket), "");
+    }
+}
+
+#[test]
+fn what_a_connection_becomes_holds_no_place_by_itself() {
+    for alone in [false, true] {
+        let limits = Limits {
+            connections: 1,
+            ..Limits::default()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        let mut tunnel = fixture.connect();
+        let ask = "Connection: Upgrade\r\nUpgrade: a";
+        write!(tunnel, "GET /upgrade HTTP/1.1\r\nHost: a\r\n{ask}\r\n\r\n").unwrap();
+        assert!(read_until(&mut tunnel, "\r\n\r\n").starts_with("HTTP/1.1 101 "));
+        let answer = fixture.raw(b"GET /policy HTTP/1.0\r\n\r\n");
+        assert!(answer.ends_with("policy"), "{answer}");
+        let release = fixture.app.release.clone();
+        assert_eq!(fixture.stop(), Ok(()));
+        tunnel.set_read_timeout(Some(SHORT)).unwrap();
+        let error = tunnel.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        release.trigger();
+        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(read_all(&mut tunnel), "");
     }
 }
 

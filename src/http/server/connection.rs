@@ -36,6 +36,7 @@ use super::{
 use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
 use crate::http::{Body, Request, error};
+use crate::lifecycle::Shutdown;
 
 /// hyper's smallest read buffer.
 const READ_BUFFER_BYTES: usize = 8192;
@@ -81,10 +82,16 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     peer: Peer,
     slot: Slot,
 ) {
-    let link = Arc::new(Link::new(peer, slot, shared.limits.lifetime));
+    let link = Arc::new(Link::new(peer, shared.limits.lifetime));
+    let client = Client {
+        shared: &shared,
+        link: &link,
+        slot: &Arc::new(slot),
+    };
     let mut guard = Guard {
+        shutdown: &shared.shutdown,
         asked_to_end: pin!(shared.shutdown.wait()),
-        is_asked_to_end: false,
+        is_listening: false,
         watch: Watch::new(&link, &shared.limits),
     };
     let opened = {
@@ -99,10 +106,10 @@ pub(super) async fn serve<H: Handler, O: Observer>(
         link.speaks_http2();
         let watched = Watched::new(stream, link.clone(), octets);
         // On the heap, because it is large, and rare.
-        Box::pin(serve_http2(&shared, &link, watched, &mut guard)).await;
+        Box::pin(serve_http2(client, watched, &mut guard)).await;
     } else if !octets.is_empty() {
         let watched = Watched::new(stream, link.clone(), octets);
-        serve_http1(&shared, &link, watched, &mut guard).await;
+        serve_http1(client, watched, &mut guard).await;
     }
 }
 
@@ -124,8 +131,10 @@ async fn opening(stream: &mut Stream) -> io::Result<Bytes> {
 
 /// What ends a connection, besides itself.
 struct Guard<'a, W> {
+    shutdown: &'a Shutdown,
     asked_to_end: Pin<&'a mut W>,
-    is_asked_to_end: bool,
+    /// Whether the connection is woken when it is asked to end, so that asking is enough.
+    is_listening: bool,
     watch: Watch<'a>,
 }
 
@@ -139,9 +148,14 @@ impl<W: Future<Output = ()>> Guard<'_, W> {
             if let Poll::Ready(done) = work(context) {
                 return Poll::Ready(Ok(done));
             }
-            if self.is_asked_to_end || self.asked_to_end.as_mut().poll(context).is_ready() {
-                self.is_asked_to_end = true;
+            if self.shutdown.is_triggered() {
                 return Poll::Ready(Err(Verdict::Close));
+            }
+            if !self.is_listening {
+                if self.asked_to_end.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Err(Verdict::Close));
+                }
+                self.is_listening = true;
             }
             self.watch.poll(context).map(Err)
         })
@@ -149,41 +163,106 @@ impl<W: Future<Output = ()>> Guard<'_, W> {
     }
 }
 
+/// What comes of `work` in `time`, if something does.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        Timer::after(time).await;
+        None
+    };
+    async { Some(work.await) }.or(late).await
+}
+
+/// A client that is served.
+struct Client<'a, H, O> {
+    shared: &'a Arc<Shared<H, O>>,
+    link: &'a Arc<Link>,
+    slot: &'a Arc<Slot>,
+}
+
+impl<H: Handler, O: Observer> Client<'_, H, O> {
+    fn service(
+        &self,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Recorded<H, O>>,
+        Error = Infallible,
+        Future: Send,
+    > + Send
+    + Unpin
+    + use<H, O> {
+        let (shared, link, slot) = (self.shared.clone(), self.link.clone(), self.slot.clone());
+        service_fn(move |request| answer(shared.clone(), link.clone(), slot.clone(), request))
+    }
+
+    /// Ends a connection when what is under way is done, or soon to come: the request of a client
+    /// that was let in just now is on its way, and hyper would hang up on it.
+    async fn finish<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    ) {
+        let rest = async {
+            let begun = poll_fn(|context| match connection.as_mut().poll(context) {
+                Poll::Ready(_) => Poll::Ready(false),
+                Poll::Pending if self.link.has_begun() => Poll::Ready(true),
+                Poll::Pending => Poll::Pending,
+            });
+            if within(FIRST_REQUEST, begun).await != Some(false) {
+                graceful_shutdown(connection.as_mut());
+                let _ended = connection.await;
+            }
+        };
+        let shared = self.shared;
+        let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
+        if let Err(cut) = rest.await {
+            // One report is as good as many, so a full channel is no loss.
+            let _ = self.slot.running.try_send(cut);
+        }
+    }
+
+    fn report(&self, ended: hyper::Result<()>) {
+        if let Err(error) = ended
+            && error.is_parse()
+        {
+            self.shared.observer.malformed(&self.link.peer, &error);
+        }
+    }
+}
+
 async fn serve_http1<H: Handler, O: Observer>(
-    shared: &Arc<Shared<H, O>>,
-    link: &Arc<Link>,
+    client: Client<'_, H, O>,
     mut watched: Watched,
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
     loop {
-        let service = service(shared, link);
-        let serving = shared.builders.http1.serve_connection(watched, service);
+        let service = client.service();
+        let serving = client
+            .shared
+            .builders
+            .http1
+            .serve_connection(watched, service);
         // On the heap, so that a parked connection takes no room for it.
         let mut connection = Box::new(serving.with_upgrades());
         guard.watch.allow_parking(true);
         loop {
             let mut pinned = Pin::new(&mut *connection);
             match guard.over(|context| pinned.as_mut().poll(context)).await {
-                Ok(result) => return report(shared, link, result),
+                Ok(result) => return client.report(result),
                 Err(Verdict::Cut) => return,
                 Err(Verdict::Close) => {
-                    let rest = async {
-                        if has_begun(pinned.as_mut(), link).await {
-                            pinned.as_mut().graceful_shutdown();
-                            let _ended = pinned.await;
-                        }
-                    };
-                    return drain(shared, link, rest).await;
+                    let end = http1::UpgradeableConnection::graceful_shutdown;
+                    return client.finish(pinned, end).await;
                 }
+
                 Err(Verdict::Retire) => pinned.graceful_shutdown(),
                 Err(Verdict::Park) => {
-                    link.keep(true);
+                    client.link.keep(true);
                     pinned.as_mut().graceful_shutdown();
                     let ended = poll_fn(|context| Poll::Ready(pinned.as_mut().poll(context))).await;
-                    link.keep(false);
+                    client.link.keep(false);
                     match ended {
                         Poll::Ready(Ok(())) => break,
-                        Poll::Ready(result) => return report(shared, link, result),
+                        Poll::Ready(result) => return client.report(result),
                         // It was not idle in the eyes of hyper, which ends it now when it is.
                         Poll::Pending => guard.watch.allow_parking(false),
                     }
@@ -205,98 +284,39 @@ async fn serve_http1<H: Handler, O: Observer>(
 }
 
 async fn serve_http2<H: Handler, O: Observer>(
-    shared: &Arc<Shared<H, O>>,
-    link: &Arc<Link>,
+    client: Client<'_, H, O>,
     watched: Watched,
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
-    let service = service(shared, link);
-    let mut connection = pin!(shared.builders.http2.serve_connection(watched, service));
+    let service = client.service();
+    let mut connection = pin!(
+        client
+            .shared
+            .builders
+            .http2
+            .serve_connection(watched, service)
+    );
     loop {
         match guard
             .over(|context| connection.as_mut().poll(context))
             .await
         {
-            Ok(result) => return report(shared, link, result),
+            Ok(result) => return client.report(result),
             Err(Verdict::Cut | Verdict::Park) => return,
             Err(Verdict::Close) => {
-                let rest = async {
-                    if has_begun(connection.as_mut(), link).await {
-                        connection.as_mut().graceful_shutdown();
-                        let _ended = connection.await;
-                    }
-                };
-                return drain(shared, link, rest).await;
+                let end = http2::Connection::graceful_shutdown;
+                return client.finish(connection, end).await;
             }
             Err(Verdict::Retire) => connection.as_mut().graceful_shutdown(),
         }
     }
 }
 
-/// Goes on until a request has begun, or none came for [`FIRST_REQUEST`]: the request of a client
-/// that was let in just now is on its way, and hyper would hang up on it. Whether the connection is
-/// still to be ended.
-async fn has_begun(
-    mut connection: Pin<&mut impl Future<Output = hyper::Result<()>>>,
-    link: &Link,
-) -> bool {
-    let begun = poll_fn(|context| match connection.as_mut().poll(context) {
-        Poll::Ready(_) => Poll::Ready(false),
-        Poll::Pending if link.has_begun() => Poll::Ready(true),
-        Poll::Pending => Poll::Pending,
-    });
-    within(FIRST_REQUEST, begun).await.unwrap_or(true)
-}
-
-/// What comes of `work` in `time`, if something does.
-async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
-    let late = async {
-        Timer::after(time).await;
-        None
-    };
-    async { Some(work.await) }.or(late).await
-}
-
-/// Waits for what is under way on a connection that is to end.
-async fn drain<H: Handler, O: Observer>(
-    shared: &Shared<H, O>,
-    link: &Link,
-    rest: impl Future<Output = ()>,
-) {
-    let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
-    if let Err(cut) = rest.await {
-        // One report is as good as many, so a full channel is no loss.
-        let _ = link.slot.running.try_send(cut);
-    }
-}
-
-fn report<H: Handler, O: Observer>(shared: &Shared<H, O>, link: &Link, ended: hyper::Result<()>) {
-    if let Err(error) = ended
-        && error.is_parse()
-    {
-        shared.observer.malformed(&link.peer, &error);
-    }
-}
-
-fn service<H: Handler, O: Observer>(
-    shared: &Arc<Shared<H, O>>,
-    link: &Arc<Link>,
-) -> impl Service<
-    Request<Incoming>,
-    Response = Response<Recorded<H, O>>,
-    Error = Infallible,
-    Future: Send,
-> + Send
-+ Unpin
-+ use<H, O> {
-    let (shared, link) = (shared.clone(), link.clone());
-    service_fn(move |request| answer(shared.clone(), link.clone(), request))
-}
-
 /// Answers one request, whatever the handler does.
 async fn answer<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
     link: Arc<Link>,
+    slot: Arc<Slot>,
     request: Request<Incoming>,
 ) -> Result<Response<Recorded<H, O>>, Infallible> {
     let (mut head, incoming) = request.into_parts();
@@ -304,7 +324,7 @@ async fn answer<H: Handler, O: Observer>(
     let has_body = !incoming.is_end_stream();
     let wants_switch = head.extensions.get::<OnUpgrade>().is_some();
     link.begin(version, has_body, wants_switch);
-    let mut recorder = Recorder::begin(shared.clone(), link.clone(), &mut head);
+    let mut recorder = Recorder::begin(shared.clone(), link.clone(), slot, &mut head);
 
     let limits = &shared.limits;
     let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::link::{self, Link};
-use super::{Handler, Observer, Shared};
+use super::{Handler, Observer, Shared, Slot};
 use crate::http::{Body, Response, body};
 
 /// The route of a request that matched no template.
@@ -42,6 +42,7 @@ pub struct Exchange(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     link: Arc<Link>,
+    _slot: Arc<Slot>,
     method: Method,
     started: Instant,
     route: OnceLock<&'static str>,
@@ -50,9 +51,10 @@ struct Inner {
 }
 
 impl Exchange {
-    fn new(link: Arc<Link>, method: Method) -> Self {
+    fn new(link: Arc<Link>, slot: Arc<Slot>, method: Method) -> Self {
         Self(Arc::new(Inner {
             link,
+            _slot: slot,
             method,
             started: Instant::now(),
             route: OnceLock::new(),
@@ -150,13 +152,18 @@ pub(super) struct Recorder<H: Handler, O: Observer> {
 }
 
 impl<H: Handler, O: Observer> Recorder<H, O> {
-    pub(super) fn begin(shared: Arc<Shared<H, O>>, link: Arc<Link>, head: &mut Parts) -> Self {
+    pub(super) fn begin(
+        shared: Arc<Shared<H, O>>,
+        link: Arc<Link>,
+        slot: Arc<Slot>,
+        head: &mut Parts,
+    ) -> Self {
         let span = shared.observer.begin(head, &link.peer);
         shared.observer.share(&span, &mut head.extensions);
         Self {
             shared,
             span: Some(span),
-            exchange: Exchange::new(link, head.method.clone()),
+            exchange: Exchange::new(link, slot, head.method.clone()),
             status: None,
             outcome: Outcome::Aborted,
             failure: None,

@@ -12,17 +12,16 @@ use ::http::{HeaderMap, StatusCode, Version};
 use bytes::{Buf, Bytes};
 use hyper::rt::{Read, ReadBufCursor, Write};
 
-use super::{LIFETIME_SPREAD, Peer, Slot};
+use super::{LIFETIME_SPREAD, Peer};
 use crate::http::io::Stream;
 
 /// The most bytes of interim responses that wait to be written when another one comes.
 const INTERIM_BYTES: usize = 16 * 1024;
 
-/// What all parts of one connection share. It holds the connection's place.
+/// What all parts of one connection share, what it becomes after an upgrade included.
 #[derive(Debug)]
 pub(super) struct Link {
     pub peer: Peer,
-    pub slot: Slot,
     /// When it is old enough to be ended.
     pub expires: Option<Instant>,
     /// Requests whose response has not ended.
@@ -75,10 +74,9 @@ pub(super) enum Phase {
 }
 
 impl Link {
-    pub fn new(peer: Peer, slot: Slot, lifetime: Option<Duration>) -> Self {
+    pub fn new(peer: Peer, lifetime: Option<Duration>) -> Self {
         Self {
             peer,
-            slot,
             expires: lifetime.and_then(|lifetime| Instant::now().checked_add(spread(lifetime))),
             in_flight: AtomicU64::new(0),
             begun: AtomicU64::new(0),
