@@ -37,8 +37,9 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How long a list, or a page of one, may take.
 pub const LIST_TIME: Duration = Duration::from_secs(120);
-/// The least a watch is asked to last; the most is twice as long. Its end is the only sign of life
-/// while nothing changes: bookmarks come for versions after the one it began with.
+/// The least a watch is asked to last; the most is twice as long. While nothing changes its end may
+/// be the only sign of life: bookmarks come for versions after the one it began with, and it depends
+/// on etcd whether those pass without a change.
 pub const WATCH_TIME: Duration = Duration::from_secs(120);
 /// How much longer than it was asked to last a watch is waited for.
 pub const WATCH_MARGIN: Duration = Duration::from_secs(30);
