@@ -13,6 +13,7 @@ pub mod generate;
 pub mod host;
 pub mod http;
 pub mod ingress;
+pub mod json;
 pub mod lifecycle;
 #[cfg(target_arch = "x86_64")]
 mod memory;

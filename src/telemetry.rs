@@ -5,7 +5,8 @@
 //! provider, no thread, no socket, no look-up. Never blocks what it observes, and never grows
 //! without a bound: what cannot be delivered is dropped and counted.
 
-pub mod bridge;
+mod background;
+mod bridge;
 pub mod diagnostics;
 pub mod env;
 pub mod export;

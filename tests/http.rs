@@ -714,6 +714,26 @@ fn a_drain_lets_requests_finish_and_closes_idle_connections() {
 }
 
 #[test]
+fn a_drain_answers_the_first_request_of_who_was_let_in_before() {
+    let fixture = Fixture::start(Limits::default());
+    let (mut first, mut silent) = (fixture.connect(), fixture.connect());
+    let mut idle = fixture.connect();
+    // Who came before this one was let in before it.
+    write!(idle, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    fixture.records.wait(1);
+    fixture.shutdown.trigger();
+    assert!(read_all(&mut idle).ends_with("policy"));
+    write!(first, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let answer = read_all(&mut first);
+    assert!(
+        answer.to_lowercase().contains("connection: close") && answer.ends_with("policy"),
+        "{answer}"
+    );
+    assert_eq!(read_all(&mut silent), "");
+    assert_eq!(fixture.stop(), Ok(()));
+}
+
+#[test]
 fn a_drain_is_cut_at_its_deadline_and_by_force() {
     for (force, expected) in [(false, DrainCut::Deadline), (true, DrainCut::Forced)] {
         let fixture = Fixture::start(Limits {

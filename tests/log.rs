@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use opensandbox::telemetry::bridge::Unpacker;
 use opensandbox::telemetry::export::account::Account;
-use opensandbox::telemetry::export::queue::{Limits, Queue, Sink};
+use opensandbox::telemetry::export::queue::{Batch, Limits, Queue, Sink};
 use opensandbox::telemetry::log::{
     self, Destination, EVENT_KEY, LogConfig, LogGuard, QUEUE_RECORDS, Reason, Threshold,
 };
 use opensandbox::telemetry::trace_context::TraceContext;
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs, SeverityNumber};
+use prost::Message as _;
 use serde_json::{Value, json};
 use slog::{Drain, KV, Logger, Record, Serializer, debug, error, info, o, warn};
 
@@ -372,8 +372,12 @@ fn a_value_may_log_and_a_panic_in_one_breaks_nothing() {
 struct Captured(Arc<Mutex<Vec<LogRecord>>>);
 
 impl Sink for Captured {
-    fn export(&mut self, batch: Vec<LogRecord>) {
-        self.0.lock().unwrap().extend(batch);
+    fn export(&mut self, batch: &Batch) {
+        let records = ScopeLogs::decode(batch.bytes.as_slice())
+            .unwrap()
+            .log_records;
+        assert_eq!(records.len(), batch.records);
+        self.0.lock().unwrap().extend(records);
     }
 }
 
@@ -399,14 +403,13 @@ fn an_otlp_record_keeps_the_types_and_the_trace() {
     let path = directory.path().join("a.log");
     let (logger, guard) = build(&[&path]);
     let captured = Captured::default();
-    let unpacker = Unpacker::new([("sandbox_id", "sb-abc")]);
     let account = Account::new("log records", &guard.local());
     let limits = Limits {
         queue: 10,
         batch: 10,
         delay: Duration::ZERO,
     };
-    let queue = Queue::start(captured.clone(), unpacker, limits, Arc::new(account)).unwrap();
+    let queue = Queue::start(captured.clone(), limits, Arc::new(account)).unwrap();
     info!(logger, "before there was an exporter");
     guard.export_to(vec![queue.clone()]);
 

@@ -91,6 +91,9 @@ pub const LINGER_BYTES: u64 = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// How long a client that was let in before a drain may take to begin its first request.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(2);
+
 /// The pause after an `accept` that failed for lack of descriptors or memory: first, and longest.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 

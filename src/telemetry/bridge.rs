@@ -1,258 +1,683 @@
 //! slog records as OTLP log records (telemetry contract, section 9).
 //!
-//! The body is the message, the event name is the `opensandbox.event` field, and every field is
-//! an attribute that keeps its type. The thread that logs only copies what the JSON log has
-//! encoded already; the thread that exports makes the record of it, and makes it in the form that
-//! is sent: the SDK's own form would be built only to be copied. Never touches the JSON log.
+//! The body is the message, the event name is the `opensandbox.event` field, and every field is an
+//! attribute that keeps its type. A record is written as the protobuf that is sent, field by field
+//! beside its line of JSON and in the same thread: there is no form in between, and the thread that
+//! exports only puts whole batches into their envelope. Knows the messages of
+//! `opentelemetry/proto/logs/v1/logs.proto` and `common/v1/common.proto` by their numbers; never
+//! touches the JSON log.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, SeverityNumber};
-use serde::de::{Deserializer as _, MapAccess, Visitor};
-use serde_json::Value;
+use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
-use super::log::{EVENT_KEY, Written, positions};
+use super::log::EVENT_KEY;
 use super::trace_context::{SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
+use crate::json::append;
 
-/// A record on its way to an exporter. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    at: SystemTime,
-    level: slog::Level,
-    trace_flags: Option<u8>,
-    context_fields: usize,
-    /// The message and the fields as emitted; see [`Written`].
-    emitted: Arc<[u8]>,
+/// Room before a record for the tag and the length it gets when it is complete.
+const FRAME: usize = 6;
+
+/// The tag of a field: its number and how it is encoded.
+const fn tag(number: u8, encoding: u8) -> u8 {
+    number << 3 | encoding
 }
 
-impl Packed {
-    /// Copies a record of `level` that was stamped `at`.
-    pub(super) fn new(at: SystemTime, level: slog::Level, written: &Written<'_>) -> Self {
-        Self {
-            at,
-            level,
-            trace_flags: written.trace_flags,
-            context_fields: written.context_fields,
-            emitted: written.emitted.into(),
-        }
-    }
+const VARINT: u8 = 0;
+const EIGHT_OCTETS: u8 = 1;
+const LENGTH: u8 = 2;
+const FOUR_OCTETS: u8 = 5;
 
-    /// How much memory it takes, in bytes.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        size_of::<Self>() + self.emitted.len()
-    }
+/// Fields of `ResourceLogs`, `ScopeLogs` and `ExportLogsServiceRequest`.
+pub(super) mod envelope {
+    use super::{LENGTH, tag};
+
+    pub const RESOURCE_LOGS: u8 = tag(1, LENGTH);
+    pub const RESOURCE: u8 = tag(1, LENGTH);
+    pub const SCOPE_LOGS: u8 = tag(2, LENGTH);
+    pub const SCHEMA_URL: u8 = tag(3, LENGTH);
+    pub const SCOPE: u8 = tag(1, LENGTH);
+    pub const LOG_RECORDS: u8 = tag(2, LENGTH);
 }
 
-/// Turns the records of one logger into records of the protocol.
-pub struct Unpacker {
-    baseline: Vec<KeyValue>,
+/// Fields of `LogRecord`.
+mod record {
+    use super::{EIGHT_OCTETS, FOUR_OCTETS, LENGTH, VARINT, tag};
+
+    pub const TIME: u8 = tag(1, EIGHT_OCTETS);
+    pub const SEVERITY_NUMBER: u8 = tag(2, VARINT);
+    pub const SEVERITY_TEXT: u8 = tag(3, LENGTH);
+    pub const BODY: u8 = tag(5, LENGTH);
+    pub const ATTRIBUTES: u8 = tag(6, LENGTH);
+    pub const FLAGS: u8 = tag(8, FOUR_OCTETS);
+    pub const TRACE_ID: u8 = tag(9, LENGTH);
+    pub const SPAN_ID: u8 = tag(10, LENGTH);
+    pub const OBSERVED_TIME: u8 = tag(11, EIGHT_OCTETS);
+    pub const EVENT_NAME: u8 = tag(12, LENGTH);
 }
 
-impl Unpacker {
-    /// With `baseline` on every record.
-    #[must_use]
-    pub fn new<'a>(baseline: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let mut attributes: Vec<KeyValue> = Vec::new();
-        for (key, value) in baseline {
-            if !attributes.iter().any(|earlier| earlier.key == key) {
-                attributes.push(attribute(
-                    key.to_owned(),
-                    Any::StringValue(value.to_owned()),
-                ));
-            }
-        }
-        Self {
-            baseline: attributes,
-        }
-    }
+/// Fields of `KeyValue`.
+mod pair {
+    use super::{LENGTH, tag};
 
-    /// The record of the protocol.
-    pub(super) fn unpack(&self, packed: &Packed) -> LogRecord {
-        let (number, text) = severity(packed.level);
-        let since = packed.at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    pub const KEY: u8 = tag(1, LENGTH);
+    pub const VALUE: u8 = tag(2, LENGTH);
+}
+
+/// Fields of `AnyValue`, of which one is there.
+mod any {
+    use super::{EIGHT_OCTETS, LENGTH, VARINT, tag};
+
+    pub const STRING: u8 = tag(1, LENGTH);
+    pub const BOOL: u8 = tag(2, VARINT);
+    pub const INT: u8 = tag(3, VARINT);
+    pub const DOUBLE: u8 = tag(4, EIGHT_OCTETS);
+    pub const ARRAY: u8 = tag(5, LENGTH);
+    pub const LIST: u8 = tag(6, LENGTH);
+}
+
+/// The only field of `ArrayValue` and of `KeyValueList`.
+const VALUES: u8 = tag(1, LENGTH);
+
+/// A record in the making. Attributes are added one by one; where each lies is the caller's to
+/// remember, who may change their order. What is added before a record was begun is not written.
+#[derive(Default)]
+pub(super) struct Wire(Vec<u8>);
+
+impl Wire {
+    /// Begins a record with `attributes`.
+    pub(super) fn begin(
+        &mut self,
+        at: SystemTime,
+        level: slog::Level,
+        body: &str,
+        attributes: &Attributes,
+    ) {
+        let out = &mut self.0;
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
         let at = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
-        let mut out = LogRecord {
-            time_unix_nano: at,
-            observed_time_unix_nano: at,
-            severity_number: number.into(),
-            severity_text: text.to_owned(),
-            attributes: self.baseline.clone(),
-            ..LogRecord::default()
-        };
-        let body = match Emitted::parse(&packed.emitted) {
-            Ok(emitted) => self.add(&mut out, emitted, packed),
-            // Values nested too deep to be read back: better shown as they are than lost.
-            Err(_) => String::from_utf8_lossy(&packed.emitted).into_owned(),
-        };
-        out.body = Some(any(Any::StringValue(body)));
-        out
+        let (number, text) = severity(level);
+        out.clear();
+        out.extend_from_slice(&[0; FRAME]);
+        eight_octets(record::TIME, at, out);
+        eight_octets(record::OBSERVED_TIME, at, out);
+        out.extend_from_slice(&[record::SEVERITY_NUMBER, number]);
+        octets(record::SEVERITY_TEXT, text.as_bytes(), out);
+        out.push(record::BODY);
+        varint(octets_length(body.len()), out);
+        octets(any::STRING, body.as_bytes(), out);
+        append(&attributes.0, out);
     }
 
-    /// Adds the fields; gives the message back.
-    fn add(&self, out: &mut LogRecord, emitted: Emitted, packed: &Packed) -> String {
-        let Emitted { message, mut list } = emitted;
-        let mut id = |key| {
-            list.iter_mut()
-                .find(|field| field.as_ref().is_some_and(|(name, _)| name == key))
-                .and_then(Option::take)
-        };
-        let trace_id = id(TRACE_ID_KEY).and_then(|(_, id)| parse_id::<16>(id.as_str()?));
-        let span_id = id(SPAN_ID_KEY).and_then(|(_, id)| parse_id::<8>(id.as_str()?));
-        if let (Some(trace_id), Some(span_id)) = (trace_id, span_id) {
-            out.trace_id = trace_id.to_vec();
-            out.span_id = span_id.to_vec();
-            out.flags = packed.trace_flags.map_or(0, u32::from);
+    /// The record, if one was begun.
+    fn begun(&mut self) -> Option<&mut Vec<u8>> {
+        Some(&mut self.0).filter(|out| !out.is_empty())
+    }
+
+    /// Adds the flags of the trace.
+    pub(super) fn flags(&mut self, flags: u8) {
+        if let Some(out) = self.begun() {
+            out.push(record::FLAGS);
+            out.extend_from_slice(&u32::from(flags).to_le_bytes());
         }
-        let context = packed.context_fields.min(list.len());
-        let first = list.get(context).and_then(Option::as_ref);
-        let event = first.is_some_and(|(key, _)| key == EVENT_KEY);
-        for position in positions(context, list.len(), event) {
-            let Some((key, value)) = list.get_mut(position).and_then(Option::take) else {
-                continue;
-            };
-            if out.attributes.iter().any(|earlier| earlier.key == key) {
-                continue;
-            }
-            if key == EVENT_KEY
-                && let Some(name) = value.as_str()
-            {
-                out.event_name = name.to_owned();
-            }
-            // OTLP attributes have no null: the attribute is absent.
-            if let Some(value) = any_value(value) {
-                out.attributes.push(attribute(key, value));
+    }
+
+    /// Adds a text; that of a trace, a span or an event is the record's own.
+    pub(super) fn text(&mut self, key: &str, text: &str) {
+        let Some(out) = self.begun() else { return };
+        if key == TRACE_ID_KEY
+            && let Some(id) = parse_id::<16>(text)
+        {
+            octets(record::TRACE_ID, &id, out);
+        } else if key == SPAN_ID_KEY
+            && let Some(id) = parse_id::<8>(text)
+        {
+            octets(record::SPAN_ID, &id, out);
+        } else {
+            string(key, text, out);
+            if key == EVENT_KEY {
+                octets(record::EVENT_NAME, text.as_bytes(), out);
             }
         }
-        message
+    }
+
+    /// Adds a truth value.
+    pub(super) fn bool(&mut self, key: &str, value: bool) {
+        if let Some(out) = self.begun() {
+            attribute(key, out, |out| value.write(out));
+        }
+    }
+
+    /// Adds a whole number. One that 64 bits with a sign cannot hold is a text.
+    pub(super) fn integer(&mut self, key: &str, value: i64) {
+        if let Some(out) = self.begun() {
+            attribute(key, out, |out| value.write(out));
+        }
+    }
+
+    /// Adds a number; what is none has no attribute.
+    pub(super) fn float(&mut self, key: &str, value: f64) {
+        if let Some(out) = self.begun().filter(|_| value.is_finite()) {
+            attribute(key, out, |out| value.write(out));
+        }
+    }
+
+    /// Adds the value that `json` says, with the types in it; null, which OTLP does not know, is
+    /// left out of lists and maps, and is no attribute. Nested too deep to be read back, it is
+    /// shown as it is.
+    pub(super) fn json(&mut self, key: &str, json: &[u8]) {
+        let Some(out) = self.begun() else { return };
+        let before = out.len();
+        let mut present = Ok(false);
+        attribute(key, out, |out| {
+            let value = out.len();
+            if texts(json, out).is_some() {
+                present = Ok(true);
+                return;
+            }
+            out.truncate(value);
+            present = Nested(out).deserialize(&mut serde_json::Deserializer::from_slice(json));
+        });
+        if !matches!(present, Ok(true)) {
+            out.truncate(before);
+        }
+        if present.is_err() {
+            string(key, &String::from_utf8_lossy(json), out);
+        }
+    }
+
+    /// How long the record is so far.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The octets themselves, to put attributes in another order.
+    pub(super) fn octets(&mut self) -> &mut Vec<u8> {
+        &mut self.0
+    }
+
+    /// Forgets what was written.
+    pub(super) fn clear(&mut self, kept: usize) {
+        self.0.clear();
+        self.0.shrink_to(kept);
+    }
+
+    /// Frames the record: the field of `ScopeLogs` that holds it; empty when none was begun.
+    pub(super) fn finish(&mut self) -> &[u8] {
+        let Some(length) = self.0.len().checked_sub(FRAME) else {
+            return &[];
+        };
+        let mut frame = [0; FRAME];
+        frame[0] = envelope::LOG_RECORDS;
+        let mut rest = length;
+        let mut last = 1;
+        for (at, octet) in frame.iter_mut().enumerate().skip(1) {
+            last = at;
+            *octet = (rest & 0x7f) as u8;
+            rest >>= 7;
+            if rest == 0 {
+                break;
+            }
+            *octet |= 0x80;
+        }
+        let start = FRAME - 1 - last;
+        self.0[start..FRAME].copy_from_slice(&frame[..=last]);
+        &self.0[start..]
     }
 }
 
-fn any(value: Any) -> AnyValue {
-    AnyValue { value: Some(value) }
-}
+/// Attributes that every record of a logger has.
+pub(super) struct Attributes(Vec<u8>);
 
-fn attribute(key: String, value: Any) -> KeyValue {
-    KeyValue {
-        key,
-        value: Some(any(value)),
-        ..KeyValue::default()
+impl Attributes {
+    /// Of texts.
+    pub(super) fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut out = Vec::new();
+        for (key, value) in pairs {
+            string(key, value, &mut out);
+        }
+        Self(out)
     }
 }
 
-/// What was emitted: the message, and the fields in order, repeated ones included.
-struct Emitted {
-    message: String,
-    list: Vec<Option<(String, Value)>>,
-}
-
-impl Emitted {
-    fn parse(object: &[u8]) -> serde_json::Result<Self> {
-        serde_json::Deserializer::from_slice(object).deserialize_map(Fields)
+/// The numbers of the data model (`SeverityNumber`), and the texts of the JSON log: in both there
+/// are four.
+fn severity(level: slog::Level) -> (u8, &'static str) {
+    match level {
+        slog::Level::Critical | slog::Level::Error => (17, "error"),
+        slog::Level::Warning => (13, "warn"),
+        slog::Level::Info => (9, "info"),
+        slog::Level::Debug | slog::Level::Trace => (5, "debug"),
     }
 }
 
-struct Fields;
+/// Adds an attribute with a text, whose lengths are known beforehand.
+fn string(key: &str, text: &str, out: &mut Vec<u8>) {
+    let (key, text) = (key.as_bytes(), text.as_bytes());
+    let value = octets_length(text.len());
+    let pair = octets_length(key.len()) + octets_length(value);
+    if pair < 0x80 {
+        // Every length is one octet.
+        let [pair, value] = [pair, value].map(|length| length as u8);
+        out.extend_from_slice(&[record::ATTRIBUTES, pair, pair::KEY, key.len() as u8]);
+        append(key, out);
+        out.extend_from_slice(&[pair::VALUE, value, any::STRING, text.len() as u8]);
+        append(text, out);
+    } else {
+        out.push(record::ATTRIBUTES);
+        varint(pair, out);
+        octets(pair::KEY, key, out);
+        out.push(pair::VALUE);
+        varint(value, out);
+        octets(any::STRING, text, out);
+    }
+}
 
-impl<'de> Visitor<'de> for Fields {
-    type Value = Emitted;
+/// Adds the `AnyValue` of a list of texts without escapes, which is what most lists are, and read
+/// far faster than JSON at large. `None`, and half of it may have been added: it is another value.
+fn texts(json: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    // Without a backslash, every quote begins or ends a text.
+    let mut pieces = json.split(|octet| *octet == b'"');
+    if pieces.next()? != b"[" || json.contains(&b'\\') {
+        return None;
+    }
+    message(any::ARRAY, out, |out| {
+        loop {
+            let text = pieces.next()?;
+            out.push(VALUES);
+            varint(octets_length(text.len()), out);
+            octets(any::STRING, text, out);
+            match pieces.next()? {
+                b"," => {}
+                b"]" => return Some(()),
+                _ => return None,
+            }
+        }
+    })
+}
+
+/// Adds an attribute whose `AnyValue` is what `value` appends.
+fn attribute(key: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
+    message(record::ATTRIBUTES, out, |out| {
+        octets(pair::KEY, key.as_bytes(), out);
+        message(pair::VALUE, out, value);
+    });
+}
+
+/// Adds a field whose length is known only when it is written: there is room for a short one, and
+/// a longer one is moved.
+pub(super) fn message<T>(tag: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+    out.extend_from_slice(&[tag, 0]);
+    let start = out.len();
+    let result = write(out);
+    let length = out.len() - start;
+    if length < 0x80 {
+        out[start - 1] = length as u8;
+    } else {
+        let room = varint_length(length) - 1;
+        out.resize(out.len() + room, 0);
+        out.copy_within(start..start + length, start + room);
+        let mut place = start - 1;
+        let mut rest = length;
+        while rest >= 0x80 {
+            out[place] = (rest & 0x7f) as u8 | 0x80;
+            rest >>= 7;
+            place += 1;
+        }
+        out[place] = rest as u8;
+    }
+    result
+}
+
+/// Adds a field of octets.
+pub(super) fn octets(tag: u8, octets: &[u8], out: &mut Vec<u8>) {
+    out.push(tag);
+    varint(octets.len(), out);
+    append(octets, out);
+}
+
+/// How long a field of so many octets is, with its tag.
+pub(super) fn octets_length(octets: usize) -> usize {
+    1 + varint_length(octets) + octets
+}
+
+fn eight_octets(tag: u8, value: u64, out: &mut Vec<u8>) {
+    out.push(tag);
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+/// Adds a number, seven bits an octet, the least first.
+pub(super) fn varint(value: usize, out: &mut Vec<u8>) {
+    varint_64(value as u64, out);
+}
+
+fn varint_64(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn varint_length(value: usize) -> usize {
+    let bits = usize::BITS - (value | 1).leading_zeros();
+    bits.div_ceil(7) as usize
+}
+
+/// What an `AnyValue` is made of without looking into it.
+trait Simple {
+    fn write(self, out: &mut Vec<u8>);
+}
+
+impl Simple for bool {
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[any::BOOL, self.into()]);
+    }
+}
+
+impl Simple for i64 {
+    fn write(self, out: &mut Vec<u8>) {
+        out.push(any::INT);
+        varint_64(self.cast_unsigned(), out);
+    }
+}
+
+impl Simple for f64 {
+    fn write(self, out: &mut Vec<u8>) {
+        eight_octets(any::DOUBLE, self.to_bits(), out);
+    }
+}
+
+impl Simple for &str {
+    fn write(self, out: &mut Vec<u8>) {
+        octets(any::STRING, self.as_bytes(), out);
+    }
+}
+
+/// Reads a JSON value and writes it as an `AnyValue`, in one pass. Tells whether there is one: null
+/// is none.
+struct Nested<'o>(&'o mut Vec<u8>);
+
+impl Nested<'_> {
+    fn simple<E>(self, value: impl Simple) -> Result<bool, E> {
+        value.write(self.0);
+        Ok(true)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Nested<'_> {
+    type Value = bool;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<bool, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Nested<'_> {
+    type Value = bool;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a message and fields")
+        f.write_str("a JSON value")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Emitted, A::Error> {
-        let message: Option<(String, String)> = map.next_entry()?;
-        let mut list = Vec::new();
-        while let Some(field) = map.next_entry()? {
-            list.push(Some(field));
+    fn visit_unit<E: Error>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<bool, E> {
+        self.simple(value)
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<bool, E> {
+        self.simple(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<bool, E> {
+        match i64::try_from(value) {
+            Ok(value) => self.simple(value),
+            Err(_) => self.simple(value.to_string().as_str()),
         }
-        Ok(Emitted {
-            message: message.map(|(_, text)| text).unwrap_or_default(),
-            list,
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<bool, E> {
+        self.simple(value)
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<bool, E> {
+        self.simple(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        message(any::ARRAY, self.0, |out| {
+            while list.next_element_seed(Entry(out))?.is_some() {}
+            Ok(true)
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<bool, A::Error> {
+        message(any::LIST, self.0, |out| {
+            loop {
+                let before = out.len();
+                let present = message(VALUES, out, |out| {
+                    if map.next_key_seed(Name(out))?.is_none() {
+                        return Ok(None);
+                    }
+                    let value = |out: &mut Vec<u8>| map.next_value_seed(Nested(out));
+                    message(pair::VALUE, out, value).map(Some)
+                })?;
+                if present != Some(true) {
+                    out.truncate(before);
+                }
+                if present.is_none() {
+                    return Ok(true);
+                }
+            }
         })
     }
 }
 
-/// The numbers of the data model, and the texts of the JSON log: in both there are four.
-fn severity(level: slog::Level) -> (SeverityNumber, &'static str) {
-    match level {
-        slog::Level::Critical | slog::Level::Error => (SeverityNumber::Error, "error"),
-        slog::Level::Warning => (SeverityNumber::Warn, "warn"),
-        slog::Level::Info => (SeverityNumber::Info, "info"),
-        slog::Level::Debug | slog::Level::Trace => (SeverityNumber::Debug, "debug"),
+/// An entry of a list.
+struct Entry<'o>(&'o mut Vec<u8>);
+
+impl<'de> DeserializeSeed<'de> for Entry<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        let before = self.0.len();
+        if !message(VALUES, self.0, |out| Nested(out).deserialize(json))? {
+            self.0.truncate(before);
+        }
+        Ok(())
     }
 }
 
-/// A JSON value with its types; `None` for null, which is also left out of lists and maps. An
-/// integer that 64 bits with a sign cannot hold becomes text.
-fn any_value(value: Value) -> Option<Any> {
-    Some(match value {
-        Value::Null => return None,
-        Value::Bool(value) => Any::BoolValue(value),
-        Value::String(value) => Any::StringValue(value),
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(integer), _) => Any::IntValue(integer),
-            (None, Some(float)) if number.is_f64() => Any::DoubleValue(float),
-            _ => Any::StringValue(number.to_string()),
-        },
-        Value::Array(values) => Any::ArrayValue(ArrayValue {
-            values: values.into_iter().filter_map(any_value).map(any).collect(),
-        }),
-        Value::Object(fields) => Any::KvlistValue(KeyValueList {
-            values: fields
-                .into_iter()
-                .filter_map(|(key, value)| Some(attribute(key, any_value(value)?)))
-                .collect(),
-        }),
-    })
+/// The key of an entry of a map.
+struct Name<'o>(&'o mut Vec<u8>);
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<(), E> {
+        octets(pair::KEY, key.as_bytes(), self.0);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+    use proptest::prelude::*;
+    use prost::Message as _;
 
-    #[test]
-    fn what_cannot_be_read_back_is_the_body() {
-        let deep = format!(
-            "{{\"msg\":\"m\",\"a\":{}{}}}",
-            "[".repeat(200),
-            "]".repeat(200)
-        );
-        let packed = Packed {
-            at: UNIX_EPOCH,
-            level: slog::Level::Info,
-            trace_flags: None,
-            context_fields: 0,
-            emitted: deep.as_bytes().into(),
-        };
-        let record = Unpacker::new([("tenant", "t1"), ("tenant", "t2")]).unpack(&packed);
-        assert_eq!(record.body, Some(any(Any::StringValue(deep))));
-        let tenant = attribute("tenant".to_owned(), Any::StringValue("t1".to_owned()));
-        assert_eq!(record.attributes, [tenant]);
+    fn written(body: &str, add: impl FnOnce(&mut Wire)) -> LogRecord {
+        let attributes = Attributes::new([("tenant", "t1")]);
+        let mut wire = Wire::default();
+        wire.begin(UNIX_EPOCH, slog::Level::Info, body, &attributes);
+        add(&mut wire);
+        let mut scope = ScopeLogs::decode(wire.finish()).expect("a record");
+        assert_eq!(scope.log_records.len(), 1);
+        let mut record = scope.log_records.remove(0);
+        let tenant = record.attributes.remove(0);
+        assert_eq!(tenant, pair("tenant", text("t1")));
+        record
+    }
+
+    fn pair(key: &str, value: Any) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(holding(value)),
+            ..KeyValue::default()
+        }
+    }
+
+    fn holding(value: Any) -> AnyValue {
+        AnyValue { value: Some(value) }
+    }
+
+    fn text(text: &str) -> Any {
+        Any::StringValue(text.to_owned())
     }
 
     #[test]
-    fn nested_values_keep_their_types() {
-        let value = serde_json::json!({"a": [1, -2.5, true, null, "x", u64::MAX], "b": null});
+    fn nothing_is_written_before_the_beginning() {
+        let mut wire = Wire::default();
+        wire.text("a", "b");
+        wire.json("a", b"[1]");
+        wire.flags(1);
+        assert_eq!((wire.len(), wire.finish()), (0, &[][..]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_back_is_shown_as_it_is() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let record = written("m", |wire| {
+            wire.json("deep", deep.as_bytes());
+            wire.integer("after", 1);
+        });
+        let expected = [pair("deep", text(&deep)), pair("after", Any::IntValue(1))];
+        assert_eq!(record.attributes, expected);
+        assert_eq!(record.body, Some(holding(text("m"))));
+    }
+
+    #[test]
+    fn nested_values_keep_their_types_and_lose_their_nulls() {
+        let json =
+            br#"{"a": [1, -2.5, true, null, "x\n", 18446744073709551615], "b": null, "c": {}}"#;
+        let record = written("", |wire| {
+            wire.json("map", json);
+            wire.json("null", b"null");
+            wire.float("nan", f64::NAN);
+        });
         let values = [
             Any::IntValue(1),
             Any::DoubleValue(-2.5),
             Any::BoolValue(true),
-            Any::StringValue("x".to_owned()),
-            Any::StringValue(u64::MAX.to_string()),
+            text("x\n"),
+            text("18446744073709551615"),
         ];
         let list = Any::ArrayValue(ArrayValue {
-            values: values.map(any).to_vec(),
+            values: values.map(holding).to_vec(),
         });
         let map = Any::KvlistValue(KeyValueList {
-            values: vec![attribute("a".to_owned(), list)],
+            values: vec![
+                pair("a", list),
+                pair("c", Any::KvlistValue(KeyValueList::default())),
+            ],
         });
-        assert_eq!(any_value(value), Some(map));
-        assert_eq!(any_value(Value::Null), None);
+        assert_eq!(record.attributes, [pair("map", map)]);
+    }
+
+    #[test]
+    fn a_list_is_one_of_texts_or_another() {
+        let lists: [&[u8]; 7] = [
+            br#"["a","b,c","",",","]"]"#,
+            br#"[]"#,
+            br#"["a",1,"b"]"#,
+            br#"["a",["b"]]"#,
+            br#"["a",null,{"b":"c"},"d"]"#,
+            br#"["a\"","\\"]"#,
+            br#"{"a":"b"}"#,
+        ];
+        for (list, json) in lists.into_iter().enumerate() {
+            let record = written("", |wire| wire.json("list", json));
+            let mut value = Vec::new();
+            let mut general = serde_json::Deserializer::from_slice(json);
+            assert!(Nested(&mut value).deserialize(&mut general).unwrap());
+            let expected = AnyValue::decode(value.as_slice()).unwrap();
+            assert_eq!(record.attributes[0].value, Some(expected));
+            let mut value = Vec::new();
+            assert_eq!(texts(json, &mut value).is_some(), list == 0);
+        }
+    }
+
+    #[test]
+    fn the_trace_and_the_event_are_fields_of_the_record() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let record = written("m", |wire| {
+            wire.text(TRACE_ID_KEY, trace);
+            wire.text(SPAN_ID_KEY, "00f067aa0ba902b7");
+            wire.text(SPAN_ID_KEY, "none");
+            wire.text(EVENT_KEY, "test.happened");
+            wire.flags(3);
+        });
+        assert_eq!(record.trace_id[..2], [0x4b, 0xf9]);
+        assert_eq!(record.span_id, [0, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 2, 0xb7]);
+        assert_eq!(record.flags, 3);
+        assert_eq!(record.event_name, "test.happened");
+        let expected = [
+            pair(SPAN_ID_KEY, text("none")),
+            pair(EVENT_KEY, text("test.happened")),
+        ];
+        assert_eq!(record.attributes, expected);
+    }
+
+    proptest! {
+        /// Lengths take one octet up to 127, two up to 16,383, then three.
+        #[test]
+        fn lengths_of_any_length(
+            body in prop::sample::select(vec![0, 100, 127, 128, 16_300, 16_384, 70_000]),
+            item in prop::sample::select(vec![0_usize, 50, 118, 128, 16_383, 16_384]),
+            items in 0_usize..5,
+            key in ".{0,150}",
+        ) {
+            let body = "b".repeat(body);
+            let list = vec!["i".repeat(item); items];
+            let record = written(&body, |wire| {
+                wire.json(&key, &serde_json::to_vec(&list).unwrap());
+                wire.text(&key, &body);
+            });
+            let values = list.iter().map(|item| holding(text(item))).collect();
+            let list = Any::ArrayValue(ArrayValue { values });
+            prop_assert_eq!(record.attributes, [pair(&key, list), pair(&key, text(&body))]);
+            prop_assert_eq!(record.body, Some(holding(text(&body))));
+        }
+
+        #[test]
+        fn numbers_of_any_size(number in any::<i64>(), shift in 0..64, float in any::<f64>()) {
+            let number = number >> shift;
+            let record = written("", |wire| {
+                wire.integer("i", number);
+                wire.float("f", float);
+            });
+            let mut expected = vec![pair("i", Any::IntValue(number))];
+            expected.extend(float.is_finite().then(|| pair("f", Any::DoubleValue(float))));
+            prop_assert_eq!(record.attributes, expected);
+        }
     }
 }

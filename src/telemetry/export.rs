@@ -34,7 +34,6 @@ use logs::{Logs, Origin};
 use queue::{Limits, Queue, Sink};
 use transport::Transport;
 
-use super::bridge::Unpacker;
 use super::env::{Config, Metrics, Otlp, Protocol};
 use super::instrument::Meter;
 use super::prometheus;
@@ -141,9 +140,8 @@ impl Exporters {
             batch: config.logs.max_export_batch_size,
             delay: config.logs.schedule_delay,
         };
-        let unpacker = Unpacker::new(config.shared_attributes());
         self.queues
-            .push(Queue::start(sink, unpacker, limits, account.clone())?);
+            .push(Queue::start(sink, limits, account.clone())?);
         self.logs.push(account);
         Ok(())
     }

@@ -37,12 +37,8 @@ pub use nested::Nested;
 pub use order::EVENT_KEY;
 pub use queue::{MAX_RECORD_BYTES, QUEUE_BYTES, QUEUE_RECORDS};
 
-pub(in crate::telemetry) use encoder::Written;
-pub(in crate::telemetry) use order::positions;
-
-use super::bridge::Packed;
 use super::export::queue::Queue as ExportQueue;
-use encoder::{Encoder, Scratch};
+use encoder::{Encoder, Scratch, Written};
 use file::Rotation;
 use queue::{Limits, Queue};
 use sink::Sink;
@@ -168,18 +164,25 @@ thread_local! {
 impl Pipeline {
     /// Hands a record to every output, and to OTLP if it is to be `exported`, whatever its level.
     fn write(&self, record: &Record<'_>, context: &OwnedKVList, exported: bool) {
-        let now = SystemTime::now();
-        self.encode(now, record, context, |written| {
+        let exports = self
+            .exports
+            .get()
+            .filter(|_| exported)
+            .map_or(&[][..], Vec::as_slice);
+        let exports = match exports {
+            [_, ..] if Context::is_current_telemetry_suppressed() => &[],
+            exports => exports,
+        };
+        let worth_it = exports.iter().any(ExportQueue::has_room);
+        self.encode(record, context, worth_it, |written| {
             for output in &self.outputs {
                 output.queue.push(written.line);
             }
-            let exports = self.exports.get().filter(|_| exported);
-            if let Some(exports) = exports
-                && !Context::is_current_telemetry_suppressed()
-            {
-                let packed = Packed::new(now, record.level(), &written);
-                for queue in exports {
-                    queue.push(packed.clone());
+            for queue in exports {
+                if worth_it {
+                    queue.push(written.record);
+                } else {
+                    queue.refuse();
                 }
             }
         });
@@ -187,25 +190,27 @@ impl Pipeline {
 
     /// Encodes a record of the log about itself.
     fn encoded<T>(&self, record: &Record<'_>, then: impl FnOnce(&[u8]) -> T) -> T {
-        self.encode(SystemTime::now(), record, &self.no_context, |written| {
+        self.encode(record, &self.no_context, false, |written| {
             then(written.line)
         })
     }
 
     fn encode<T>(
         &self,
-        now: SystemTime,
         record: &Record<'_>,
         context: &OwnedKVList,
+        exported: bool,
         then: impl FnOnce(Written<'_>) -> T,
     ) -> T {
+        let now = SystemTime::now();
         // The buffers of a thread that is ending are gone: it gets new ones.
         let mut scratch = SCRATCH
             .try_with(Cell::take)
             .ok()
             .flatten()
             .unwrap_or_default();
-        let result = then(self.encoder.encode(&mut scratch, now, record, context));
+        let encoder = &self.encoder;
+        let result = then(encoder.encode(&mut scratch, now, record, context, exported));
         let _ = SCRATCH.try_with(|kept| kept.set(Some(scratch)));
         result
     }

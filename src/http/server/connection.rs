@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT, HOST};
 use ::http::{HeaderValue, Response, StatusCode, Version};
@@ -30,8 +30,8 @@ use super::exchange::{Exchange, Peer, Recorded, Recorder};
 use super::link::{Link, Watched};
 use super::watch::{Verdict, Watch};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
-    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
+    FIRST_REQUEST, Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS,
+    MAX_PENDING_RESETS, MAX_STREAMS, Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
 use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
@@ -96,9 +96,12 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     };
     let opened = {
         let mut opening = pin!(opening(&mut stream));
-        guard.over(|context| opening.as_mut().poll(context)).await
+        match guard.over(|context| opening.as_mut().poll(context)).await {
+            Err(Verdict::Close) => within(FIRST_REQUEST, opening).await,
+            opened => opened.ok(),
+        }
     };
-    let Ok(Ok(octets)) = opened else { return };
+    let Some(Ok(octets)) = opened else { return };
     if octets == PREFACE[..] {
         link.speaks_http2();
         let watched = Watched::new(stream, link.clone(), octets);
@@ -145,7 +148,10 @@ impl<W: Future<Output = ()>> Guard<'_, W> {
             if let Poll::Ready(done) = work(context) {
                 return Poll::Ready(Ok(done));
             }
-            if !self.is_listening || self.shutdown.is_triggered() {
+            if self.shutdown.is_triggered() {
+                return Poll::Ready(Err(Verdict::Close));
+            }
+            if !self.is_listening {
                 if self.asked_to_end.as_mut().poll(context).is_ready() {
                     return Poll::Ready(Err(Verdict::Close));
                 }
@@ -155,6 +161,15 @@ impl<W: Future<Output = ()>> Guard<'_, W> {
         })
         .await
     }
+}
+
+/// What comes of `work` in `time`, if something does.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        Timer::after(time).await;
+        None
+    };
+    async { Some(work.await) }.or(late).await
 }
 
 /// A client that is served.
@@ -179,10 +194,26 @@ impl<H: Handler, O: Observer> Client<'_, H, O> {
         service_fn(move |request| answer(shared.clone(), link.clone(), slot.clone(), request))
     }
 
-    /// Waits for what is under way on a connection that is to end.
-    async fn drain(&self, connection: impl Future<Output = hyper::Result<()>>) {
+    /// Ends a connection when what is under way is done, or soon to come: the request of a client
+    /// that was let in just now is on its way, and hyper would hang up on it.
+    async fn finish<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    ) {
+        let rest = async {
+            let begun = poll_fn(|context| match connection.as_mut().poll(context) {
+                Poll::Ready(_) => Poll::Ready(false),
+                Poll::Pending if self.link.has_begun() => Poll::Ready(true),
+                Poll::Pending => Poll::Pending,
+            });
+            if within(FIRST_REQUEST, begun).await != Some(false) {
+                graceful_shutdown(connection.as_mut());
+                let _ended = connection.await;
+            }
+        };
         let shared = self.shared;
-        let rest = shared.shutdown.drain(shared.limits.drain_time, connection);
+        let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
         if let Err(cut) = rest.await {
             // One report is as good as many, so a full channel is no loss.
             let _ = self.slot.running.try_send(cut);
@@ -219,9 +250,10 @@ async fn serve_http1<H: Handler, O: Observer>(
                 Ok(result) => return client.report(result),
                 Err(Verdict::Cut) => return,
                 Err(Verdict::Close) => {
-                    pinned.graceful_shutdown();
-                    return client.drain(connection).await;
+                    let end = http1::UpgradeableConnection::graceful_shutdown;
+                    return client.finish(pinned, end).await;
                 }
+
                 Err(Verdict::Retire) => pinned.graceful_shutdown(),
                 Err(Verdict::Park) => {
                     client.link.keep(true);
@@ -272,8 +304,8 @@ async fn serve_http2<H: Handler, O: Observer>(
             Ok(result) => return client.report(result),
             Err(Verdict::Cut | Verdict::Park) => return,
             Err(Verdict::Close) => {
-                connection.as_mut().graceful_shutdown();
-                return client.drain(connection).await;
+                let end = http2::Connection::graceful_shutdown;
+                return client.finish(connection, end).await;
             }
             Err(Verdict::Retire) => connection.as_mut().graceful_shutdown(),
         }
@@ -288,24 +320,24 @@ async fn answer<H: Handler, O: Observer>(
     request: Request<Incoming>,
 ) -> Result<Response<Recorded<H, O>>, Infallible> {
     let (mut head, incoming) = request.into_parts();
+    let version = head.version;
     let has_body = !incoming.is_end_stream();
     let wants_switch = head.extensions.get::<OnUpgrade>().is_some();
-    link.begin(head.version, has_body, wants_switch);
+    link.begin(version, has_body, wants_switch);
     let mut recorder = Recorder::begin(shared.clone(), link.clone(), slot, &mut head);
 
     let limits = &shared.limits;
-    let refusal =
-        if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-            Some((
-                StatusCode::BAD_REQUEST,
-                "exactly one Host header is required".to_owned(),
-            ))
-        } else if incoming.size_hint().lower() > limits.body_bytes {
-            let message = format!("the body is larger than {} bytes", limits.body_bytes);
-            Some((StatusCode::PAYLOAD_TOO_LARGE, message))
-        } else {
-            None
-        };
+    let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        Some((
+            StatusCode::BAD_REQUEST,
+            "exactly one Host header is required".to_owned(),
+        ))
+    } else if incoming.size_hint().lower() > limits.body_bytes {
+        let message = format!("the body is larger than {} bytes", limits.body_bytes);
+        Some((StatusCode::PAYLOAD_TOO_LARGE, message))
+    } else {
+        None
+    };
 
     let body = if has_body {
         let bounds = Bounds {
@@ -327,7 +359,7 @@ async fn answer<H: Handler, O: Observer>(
     if let Some((status, message)) = refusal {
         drop(body);
         let mut response = error::text(status, &message);
-        if head.version < Version::HTTP_2 {
+        if version < Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
@@ -348,12 +380,17 @@ async fn answer<H: Handler, O: Observer>(
     let handled = handled.await;
     // The response may only follow when what comes before it is written.
     poll_fn(|context| link.poll_informed(context)).await;
-    let response = handled.unwrap_or_else(|| {
+    let mut response = handled.unwrap_or_else(|| {
         recorder.panicked();
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     });
+    // hyper says so by itself, but only if it knew before the request came.
+    if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().entry(CONNECTION).or_insert(close);
+    }
     Ok(recorder.attach(response))
 }
 

@@ -115,6 +115,11 @@ impl Link {
         }
     }
 
+    /// Whether there has been a request.
+    pub fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed) > 0
+    }
+
     /// The body of the request has been read to its end.
     pub fn body_ended(&self) {
         self.has_body.store(false, Ordering::Relaxed);

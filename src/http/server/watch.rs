@@ -67,8 +67,9 @@ impl<'a> Watch<'a> {
         if is_new {
             self.phase = phase;
             let is_quick = phase == Phase::Busy && !self.link.is_http2();
-            if is_quick && (self.is_set || self.link.expires.is_none()) {
-                // It has no deadline near enough, and whatever ends it comes by here.
+            let expires = self.link.expires;
+            if is_quick && expires.is_none_or(|at| self.is_set && self.armed <= at) {
+                // It has no deadline before the timer, and whatever ends it comes by here.
                 return Poll::Pending;
             }
             self.since = Instant::now();

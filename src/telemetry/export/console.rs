@@ -5,12 +5,11 @@
 //! exporting thread.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -19,7 +18,7 @@ use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use super::account::{Accepted, Account, Failure};
 use super::counted::data_points;
 use super::logs::Origin;
-use super::queue::Sink;
+use super::queue::{Batch, Sink};
 
 /// Writes exports to `W`.
 pub struct Console<W> {
@@ -46,15 +45,14 @@ impl<W: Write + Send + 'static> Console<W> {
 
     /// Writes an export of `items`, with one write for the whole line, so that it does not mix with
     /// log lines.
-    fn line(&self, items: usize, export: &impl serde::Serialize) -> OTelSdkResult {
+    fn line(&self, items: usize, export: io::Result<impl serde::Serialize>) -> OTelSdkResult {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = serde_json::to_vec(export)
-            .map_err(std::io::Error::from)
-            .and_then(|mut line| {
-                line.push(b'\n');
-                output.write_all(&line)?;
-                output.flush()
-            });
+        let written = export.and_then(|export| {
+            let mut line = serde_json::to_vec(&export)?;
+            line.push(b'\n');
+            output.write_all(&line)?;
+            output.flush()
+        });
         let outcome = match written {
             Ok(()) => Ok(Accepted::default()),
             Err(error) => Err(Failure::Output(error.to_string())),
@@ -68,7 +66,7 @@ impl<W: Write + Send + 'static> PushMetricExporter for Console<W> {
     async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
         let points = data_points(metrics);
         self.account.offer(points as u64);
-        self.line(points, &ExportMetricsServiceRequest::from(metrics))
+        self.line(points, Ok(ExportMetricsServiceRequest::from(metrics)))
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -91,10 +89,9 @@ pub(super) struct ConsoleLogs<W> {
 }
 
 impl<W: Write + Send + 'static> Sink for ConsoleLogs<W> {
-    fn export(&mut self, batch: Vec<LogRecord>) {
-        let records = batch.len();
+    fn export(&mut self, batch: &Batch) {
         // The account has the failure.
-        let _ = self.console.line(records, &self.origin.request(batch));
+        let _ = self.console.line(batch.records, self.origin.request(batch));
     }
 }
 

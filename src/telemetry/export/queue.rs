@@ -1,24 +1,25 @@
 //! The log records that wait for export, and the thread that exports them.
 //!
-//! Emitting is a push into a bounded queue under a short lock; a full queue drops the new record
-//! and counts it. The thread sleeps while there is nothing to send, and unpacks batch by batch.
-//! The SDK's own batch processor builds and clones each record in the thread that logs, and tells
-//! neither how much waits nor how much it dropped, which the telemetry contract (section 8) asks
-//! for.
+//! Emitting is a copy to the end of a batch under a short lock; a full queue drops the new record
+//! and counts it. Records lie back to back in the form they are sent in, so the thread takes whole
+//! batches and looks into none. It sleeps while there is nothing to send, and under load is woken
+//! once a batch: waking it costs more than a record. The SDK's own batch processor builds and
+//! clones each record in the thread that logs, and tells neither how much waits nor how much it
+//! dropped, which the telemetry contract (section 8) asks for.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry::Context;
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
 use super::account::Account;
 use crate::footprint;
-use crate::telemetry::bridge::{Packed, Unpacker};
+use crate::telemetry::background;
 
-/// Bytes of records that wait or are under way. The usual record takes some 300, so that this only
+/// Bytes of records that wait or are under way. The usual record takes some 250, so that this only
 /// ever bounds unusual ones, such as lists of rules.
 pub const QUEUE_BYTES: usize = 16 * 1024 * 1024;
 
@@ -28,7 +29,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Where batches go.
 pub trait Sink: Send + 'static {
     /// Exports a batch, however long that takes, and accounts for what becomes of it.
-    fn export(&mut self, batch: Vec<LogRecord>);
+    fn export(&mut self, batch: &Batch);
+}
+
+/// Records that leave together.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// How many they are.
+    pub records: usize,
+    /// All of them, as the field `log_records` of an OTLP `ScopeLogs`.
+    pub bytes: Vec<u8>,
 }
 
 /// How many records wait, for how long, and how many leave together.
@@ -50,7 +60,9 @@ pub struct Queue {
 
 struct Shared {
     state: Mutex<State>,
-    /// The queue got its first record, a full batch, a flush or its end.
+    /// There is no room for a record of any length; for who asks without the lock.
+    full: AtomicBool,
+    /// The thread waits here.
     wake: Condvar,
     /// Everything that was queued has left, or the thread has ended.
     drained: Condvar,
@@ -60,11 +72,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    waiting: VecDeque<Packed>,
-    /// Taken by the thread, not yet settled.
-    under_way: usize,
-    /// Of all of them.
+    /// In the order they leave; only the last is not full.
+    waiting: VecDeque<Batch>,
+    /// Keeps its space for the next batch.
+    spare: Vec<u8>,
+    /// Records that wait or are under way, and their bytes.
+    records: usize,
     bytes: usize,
+    worker: Worker,
     /// Do not wait for a full batch.
     hurry: bool,
     /// Take no more records; the thread ends when the queue is empty.
@@ -72,9 +87,38 @@ struct State {
     ended: bool,
 }
 
+/// What the thread is doing.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Worker {
+    #[default]
+    Working,
+    /// Waits for a full batch.
+    Gathering,
+    /// Waits for anything at all.
+    Asleep,
+}
+
 impl State {
-    fn len(&self) -> usize {
-        self.waiting.len() + self.under_way
+    fn add(&mut self, record: &[u8], batch: usize) {
+        let Self { waiting, spare, .. } = self;
+        if waiting.back().is_none_or(|last| last.records >= batch) {
+            waiting.push_back(Batch {
+                records: 0,
+                bytes: std::mem::take(spare),
+            });
+        }
+        if let Some(last) = waiting.back_mut() {
+            last.records += 1;
+            last.bytes.extend_from_slice(record);
+        }
+        self.records += 1;
+        self.bytes += record.len();
+    }
+
+    /// Whether a full batch waits, or there is no use in waiting for one.
+    fn is_due(&self, batch: usize) -> bool {
+        let full = |first: &Batch| first.records >= batch;
+        self.closed || self.hurry || self.waiting.front().is_some_and(full)
     }
 }
 
@@ -92,20 +136,19 @@ impl fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// A queue in front of `sink`, which is given what `unpacker` makes. What is lost here is
-    /// entered in `account`.
+    /// A queue in front of `sink`. What is lost here is entered in `account`.
     ///
     /// # Errors
     ///
     /// The system refuses a thread.
     pub fn start(
         mut sink: impl Sink,
-        unpacker: Unpacker,
         limits: Limits,
         account: Arc<Account>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
+            full: AtomicBool::new(false),
             wake: Condvar::new(),
             drained: Condvar::new(),
             limits,
@@ -115,9 +158,10 @@ impl Queue {
         std::thread::Builder::new()
             .name("otel-logs".to_owned())
             .spawn(move || {
+                background::step_back();
                 let _suppressed = Context::enter_telemetry_suppressed_scope();
                 let ended = Ended(&worker);
-                worker.run(&mut sink, &unpacker);
+                worker.run(&mut sink);
                 drop(ended);
             })?;
         Ok(Self { shared })
@@ -126,7 +170,7 @@ impl Queue {
     /// Records that wait or are under way.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shared.lock().len()
+        self.shared.lock().records
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -135,29 +179,47 @@ impl Queue {
         self.len() == 0
     }
 
-    /// Adds a record, or counts it as lost.
-    pub fn push(&self, record: Packed) {
-        self.shared.account.offer(1);
+    /// Whether a record is worth encoding: while the receiver is away for long, none is.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.shared.full.load(Ordering::Relaxed)
+    }
+
+    /// Adds a record in the form [`Batch::bytes`] has it, or counts it as lost.
+    pub fn push(&self, record: &[u8]) {
         let limits = &self.shared.limits;
-        let size = record.size();
         let mut state = self.shared.lock();
-        if state.closed || state.len() >= limits.queue || state.bytes + size > QUEUE_BYTES {
-            let reason = if state.closed {
-                "shutdown"
-            } else {
-                "queue_full"
-            };
+        let full = state.records >= limits.queue || state.bytes + record.len() > QUEUE_BYTES;
+        if state.closed || full {
             drop(state);
-            self.shared.account.lose(reason, 1);
-            return;
+            return self.refuse();
         }
-        state.bytes += size;
-        state.waiting.push_back(record);
-        let waiting = state.waiting.len();
-        drop(state);
-        if waiting == 1 || waiting == limits.batch {
+        self.shared.account.offer(1);
+        state.add(record, limits.batch);
+        if state.records >= limits.queue {
+            self.shared.full.store(true, Ordering::Relaxed);
+        }
+        let wake = match state.worker {
+            Worker::Working => false,
+            Worker::Gathering => state.is_due(limits.batch),
+            Worker::Asleep => true,
+        };
+        if wake {
+            state.worker = Worker::Working;
+            drop(state);
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Counts a record as lost that there is no room for.
+    pub fn refuse(&self) {
+        let reason = if self.shared.lock().closed {
+            "shutdown"
+        } else {
+            "queue_full"
+        };
+        self.shared.account.offer(1);
+        self.shared.account.lose(reason, 1);
     }
 
     /// Exports what waits, for at most `limit`; whether everything left in time. For tests and
@@ -165,13 +227,13 @@ impl Queue {
     #[must_use]
     pub fn flush(&self, limit: Duration) -> bool {
         let mut state = self.shared.lock();
-        if state.len() == 0 {
+        if state.records == 0 {
             return true;
         }
         state.hurry = true;
         drop(state);
         self.shared.wake.notify_one();
-        self.wait(limit, |state| state.len() == 0)
+        self.wait(limit, |state| state.records == 0)
     }
 
     /// Takes no more records; what waits is exported, and then the thread ends.
@@ -183,7 +245,7 @@ impl Queue {
     /// Waits for the end of a closed queue, for at most `limit`; whether everything left in time.
     #[must_use]
     pub fn wait_closed(&self, limit: Duration) -> bool {
-        self.wait(limit, |state| state.ended && state.len() == 0)
+        self.wait(limit, |state| state.ended && state.records == 0)
     }
 
     /// Waits until `done`, for at most `limit`; whether it is.
@@ -212,25 +274,17 @@ impl Drop for Ended<'_> {
 }
 
 impl Shared {
-    fn run(&self, sink: &mut impl Sink, unpacker: &Unpacker) {
-        while let Some(mut records) = self.next() {
-            while !records.is_empty() {
-                let batch = records.drain(..self.limits.batch.min(records.len()));
-                let mut bytes = 0;
-                let batch: Vec<_> = batch
-                    .map(|record| {
-                        bytes += record.size();
-                        unpacker.unpack(&record)
-                    })
-                    .collect();
-                let count = batch.len();
-                sink.export(batch);
-                let mut state = self.lock();
-                state.under_way -= count;
-                state.bytes -= bytes;
-            }
+    fn run(&self, sink: &mut impl Sink) {
+        let mut batch = Batch::default();
+        let mut busy = Instant::now();
+        while self.next(&mut batch, busy) {
+            sink.export(&batch);
+            busy = Instant::now();
             let mut state = self.lock();
-            if state.len() == 0 {
+            state.records -= batch.records;
+            state.bytes -= batch.bytes.len();
+            self.full.store(false, Ordering::Relaxed);
+            if state.records == 0 {
                 state.hurry = false;
                 drop(state);
                 self.drained.notify_all();
@@ -238,14 +292,64 @@ impl Shared {
         }
     }
 
-    /// Waits for records worth an export and takes them all; `None`: there will be none any more.
-    fn next(&self) -> Option<VecDeque<Packed>> {
-        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let (mut state, pause) = self
+    /// Waits for records worth an export and takes a batch of them, instead of what is in `batch`,
+    /// whose export ended at `busy`. `false`: there will be none any more.
+    fn next(&self, batch: &mut Batch, busy: Instant) -> bool {
+        let mut state = self.lock();
+        if batch.records > 0 {
+            batch.bytes.clear();
+            state.spare = std::mem::take(&mut batch.bytes);
+            // Under load the next batch is full before its time, and no record has to say that it
+            // is there.
+            state = self.gather(state);
+        }
+        if state.waiting.is_empty() && !state.closed {
+            state = self.sleep(state, busy + PAUSE);
+            state = self.gather(state);
+        }
+        match state.waiting.pop_front() {
+            Some(next) => *batch = next,
+            None => return false,
+        }
+        true
+    }
+
+    /// Waits for a full batch, for as long as a record waits for others.
+    fn gather<'s>(&'s self, state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        let (mut state, _) = self
             .wake
-            .wait_timeout_while(self.lock(), PAUSE, idle)
+            .wait_timeout_while(state, self.limits.delay, |state| {
+                state.worker = Worker::Gathering;
+                !state.is_due(self.limits.batch)
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        state.worker = Worker::Working;
+        state
+    }
+
+    /// Waits for anything to happen. What exports take is given back at `quiet`.
+    fn sleep<'s>(
+        &'s self,
+        mut state: MutexGuard<'s, State>,
+        quiet: Instant,
+    ) -> MutexGuard<'s, State> {
+        let idle = |state: &mut State| {
+            let idle = state.waiting.is_empty() && !state.closed;
+            state.worker = if idle {
+                Worker::Asleep
+            } else {
+                Worker::Working
+            };
+            idle
+        };
+        let left = quiet.saturating_duration_since(Instant::now());
+        let pause;
+        (state, pause) = self
+            .wake
+            .wait_timeout_while(state, left, idle)
             .unwrap_or_else(PoisonError::into_inner);
         if pause.timed_out() {
+            state.spare = Vec::new();
             drop(state);
             footprint::give_back();
             state = self
@@ -253,32 +357,14 @@ impl Shared {
                 .wait_while(self.lock(), idle)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let due = Instant::now() + self.limits.delay;
-        loop {
-            if state.closed || state.hurry || state.waiting.len() >= self.limits.batch {
-                break;
-            }
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            (state, _) = self
-                .wake
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        let records = std::mem::take(&mut state.waiting);
-        state.under_way = records.len();
-        (!records.is_empty()).then_some(records)
+        state
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::log::Written;
     use std::sync::mpsc;
-    use std::time::SystemTime;
 
     /// Tells the sizes of its batches; waits for a permit before each when given a gate.
     struct Probe {
@@ -287,8 +373,8 @@ mod tests {
     }
 
     impl Sink for Probe {
-        fn export(&mut self, batch: Vec<LogRecord>) {
-            let _ = self.batches.send(batch.len());
+        fn export(&mut self, batch: &Batch) {
+            let _ = self.batches.send(batch.records);
             if let Some(gate) = &self.gate {
                 let _ = gate.recv();
             }
@@ -309,8 +395,7 @@ mod tests {
             batches: sender,
             gate,
         };
-        let unpacker = Unpacker::new([]);
-        let queue = Queue::start(probe, unpacker, limits, account.clone()).expect("a thread");
+        let queue = Queue::start(probe, limits, account.clone()).expect("a thread");
         Bench {
             queue,
             account,
@@ -321,20 +406,12 @@ mod tests {
     impl Bench {
         fn emit(&self, records: usize) {
             for _ in 0..records {
-                self.emit_sized(0);
+                self.queue.push(b"record");
             }
         }
 
         fn emit_sized(&self, octets: usize) {
-            let written = Written {
-                line: &[],
-                emitted: &format!("{{\"msg\":\"{}\"}}", "x".repeat(octets)).into_bytes(),
-                context_fields: 0,
-                trace_flags: None,
-            };
-            let level = slog::Level::Info;
-            self.queue
-                .push(Packed::new(SystemTime::now(), level, &written));
+            self.queue.push(&vec![b'x'; octets]);
         }
     }
 
@@ -382,12 +459,14 @@ mod tests {
         let bench = bench(limits, Some(gate));
         bench.emit(1);
         assert_eq!(bench.batches.recv(), Ok(1));
+        assert!(bench.queue.has_room());
         bench.emit(5);
+        assert!(!bench.queue.has_room());
         assert_eq!(bench.queue.len(), 3);
         assert_eq!(bench.account.lost(), [("queue_full".into(), 3)]);
         drop(permit);
         assert!(bench.queue.flush(NEVER));
-        assert!(bench.queue.is_empty());
+        assert!(bench.queue.is_empty() && bench.queue.has_room());
     }
 
     #[test]
@@ -402,13 +481,13 @@ mod tests {
         for _ in 0..9 {
             bench.emit_sized(QUEUE_BYTES / 8);
         }
-        assert_eq!(bench.queue.len(), 7);
-        assert_eq!(bench.account.lost(), [("queue_full".into(), 2)]);
+        assert_eq!(bench.queue.len(), 8);
+        assert_eq!(bench.account.lost(), [("queue_full".into(), 1)]);
         drop(permit);
         assert!(bench.queue.flush(NEVER));
         bench.emit_sized(QUEUE_BYTES / 2);
         assert!(bench.queue.flush(NEVER));
-        assert_eq!(bench.account.lost(), [("queue_full".into(), 2)]);
+        assert_eq!(bench.account.lost(), [("queue_full".into(), 1)]);
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Drain for Direct {
         let State { scratch, outputs } = &mut *state;
         for output in outputs {
             self.tell(scratch, output, now);
-            let written = self.encoder.encode(scratch, now, record, context);
+            let written = self.encoder.encode(scratch, now, record, context, false);
             if let Err(error) = output.writer.write(written.line) {
                 output.lost[reason(&error) as usize] += 1;
             }
@@ -152,6 +152,7 @@ impl Direct {
                     b!("reason" => reason.as_str(), "count" => count)
                 ),
                 &self.no_context,
+                false,
             );
             if output.writer.write(written.line).is_err() {
                 return;

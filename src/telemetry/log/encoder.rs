@@ -1,11 +1,12 @@
-//! One record to one line of JSON (telemetry contract, section 9).
+//! One record to one line of JSON and, if it is exported, to one record of OTLP (telemetry
+//! contract, section 9).
 //!
-//! slog-json encodes; this module decides what it is given, notes where in its output each field
-//! lies, and puts the pieces in the order of the contract. Never writes anywhere.
+//! Both are written field by field as slog hands the fields over, with a note of where each lies:
+//! most records need nothing more. Where the order of the contract is another, or a key comes
+//! twice, the pieces are put in place afterwards. slog-json writes what takes more than text:
+//! structures and fractions. Never writes anywhere but to memory.
 
-use std::cell::{Cell, RefCell};
 use std::fmt::{self, Write as _};
-use std::io;
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -13,6 +14,8 @@ use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serial
 
 use super::order::{EVENT_KEY, positions};
 use super::{level, timestamp};
+use crate::json::{self, Escapes, append};
+use crate::telemetry::bridge::{Attributes, Wire};
 use crate::telemetry::trace_context;
 
 /// Written in place of a value whose own serialisation failed.
@@ -21,182 +24,205 @@ const UNREPRESENTABLE: &str = "(value cannot be written as JSON)";
 /// Buffers longer than this are given back after a long record.
 const KEPT_BYTES: usize = 16 * 1024;
 
+/// The keys a line has already.
+const RESERVED: [&str; 4] = ["level", "ts", "logger", "msg"];
+
 /// Turns records into lines of one logger.
 pub(super) struct Encoder {
-    /// What stands between the time and the message: the logger's name.
+    /// What stands between the time and the text of the message: the logger's name.
     name: Vec<u8>,
     /// The baseline fields as they appear in every line, each with its leading comma.
     baseline: Vec<u8>,
-    /// The keys no field may take, because the line has them already.
-    reserved: Vec<String>,
+    /// The same as OTLP has them.
+    attributes: Attributes,
+    /// The keys of the baseline, which no field may take, and before them those that none may take
+    /// in a line.
+    taken: Vec<Taken>,
     no_context: OwnedKVList,
+}
+
+struct Taken {
+    /// As JSON has it between its quotes.
+    key: Vec<u8>,
+    hint: u32,
 }
 
 /// The buffers of one encoding, kept from record to record so that none allocates.
 #[derive(Default)]
 pub(super) struct Scratch {
-    encoded: Encoded,
-    fields: Fields,
     line: Vec<u8>,
+    wire: Wire,
+    fields: Fields,
     clock: timestamp::Formatter,
-}
-
-/// What slog-json has written. Shared between it and the serializer that watches it.
-#[derive(Default)]
-struct Encoded(RefCell<Vec<u8>>);
-
-impl Encoded {
-    fn len(&self) -> usize {
-        self.0.borrow().len()
-    }
-}
-
-impl io::Write for &Encoded {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    /// slog-json writes a field in some nine pieces, so this is called often.
-    #[inline]
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.borrow_mut().extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// What became of a record.
 pub(in crate::telemetry) struct Written<'s> {
     /// The line of the log, with its line feed.
     pub(in crate::telemetry) line: &'s [u8],
-    /// The message and every field in the order slog emitted them, as one JSON object: what the
-    /// line was made of.
-    pub(in crate::telemetry) emitted: &'s [u8],
-    /// How many of the fields belong to the logger rather than to the record.
-    pub(in crate::telemetry) context_fields: usize,
-    /// The trace flags, which are in neither.
-    pub(in crate::telemetry) trace_flags: Option<u8>,
+    /// The record of OTLP, framed; empty if it was not asked for.
+    pub(in crate::telemetry) record: &'s [u8],
 }
 
-/// Where each field of a record lies.
+/// Where each field of a record lies, and what it takes to find out.
 #[derive(Default)]
 struct Fields {
     list: Vec<Field>,
+    /// How many of them belong to the logger rather than to the record.
+    of_context: usize,
     trace_flags: Option<u8>,
-    keys: String,
+    order: Vec<Place>,
+    /// Of the fields in their order, to find repeated keys.
+    hints: Vec<u32>,
+    /// Texts that had to be formatted.
     formatted: String,
-    /// Positions of the fields that made it into the line, to find repeated keys.
-    written: Vec<usize>,
+    /// What slog-json writes.
+    json: Vec<u8>,
+    /// Pieces that are being put in order.
+    pieces: Vec<u8>,
 }
 
 struct Field {
-    /// In `Fields::keys`.
+    /// In the line, between its quotes.
     key: Range<usize>,
-    /// In `Encoded`, with the leading comma.
+    hint: u32,
+    /// In the line, with the leading comma.
     text: Range<usize>,
+    /// In the record of OTLP.
+    wire: Range<usize>,
+}
+
+/// The place of a field in the order of the contract.
+struct Place {
+    /// In [`Fields::list`].
+    field: usize,
+    in_line: bool,
+    in_record: bool,
 }
 
 impl Encoder {
     /// An encoder for the logger `name` whose lines all carry `baseline`.
     pub(super) fn new(name: &'static str, baseline: &[(String, String)]) -> Self {
         let mut encoder = Self {
-            name: Vec::new(),
+            name: b"\",\"logger\":\"".to_vec(),
             baseline: Vec::new(),
-            reserved: ["level", "ts", "logger", "msg"].map(String::from).to_vec(),
+            attributes: Attributes::new([]),
+            taken: RESERVED.map(Taken::new).into(),
             no_context: o!().into(),
         };
-        push_json(&mut encoder.name, "logger", name);
+        escape(name, &mut encoder.name);
+        encoder.name.extend_from_slice(b"\",\"msg\":\"");
+        let mut distinct: Vec<(&str, &str)> = Vec::new();
         for (key, value) in baseline {
-            if !encoder.reserved.contains(key) {
-                push_json(&mut encoder.baseline, key, value);
-                encoder.reserved.push(key.clone());
+            if distinct.iter().any(|(earlier, _)| earlier == key) {
+                continue;
+            }
+            distinct.push((key, value));
+            encoder.taken.push(Taken::new(key));
+            if !RESERVED.contains(&key.as_str()) {
+                open(key, &mut encoder.baseline);
+                quoted(value, &mut encoder.baseline);
             }
         }
+        encoder.attributes = Attributes::new(distinct);
         encoder
     }
 
-    /// Encodes a record.
+    /// Encodes a record, for OTLP too if it is to be `exported`.
     pub(super) fn encode<'s>(
         &self,
         scratch: &'s mut Scratch,
         now: SystemTime,
         record: &Record<'_>,
         context: &OwnedKVList,
+        exported: bool,
     ) -> Written<'s> {
         scratch.clear();
-        let spread = Spread {
-            record,
-            context,
-            encoded: &scratch.encoded,
-            fields: RefCell::new(&mut scratch.fields),
-            message: Cell::new(0),
-            context_fields: Cell::new(0),
+        let Scratch {
+            line,
+            wire,
+            fields,
+            clock,
+        } = scratch;
+        line.extend_from_slice(b"{\"level\":\"");
+        append(level::name(record.level()).as_bytes(), line);
+        line.extend_from_slice(b"\",\"ts\":\"");
+        append(clock.rfc3339(now).as_bytes(), line);
+        append(&self.name, line);
+        let message = text_of(record.msg(), &mut fields.formatted);
+        escape(message, line);
+        if exported {
+            wire.begin(now, record.level(), message, &self.attributes);
+        }
+        line.push(b'"');
+        append(&self.baseline, line);
+
+        let (line_start, wire_start) = (line.len(), wire.len());
+        let mut watch = Watch {
+            encoder: self,
+            line,
+            wire,
+            fields,
         };
-        let outer = RecordStatic {
-            location: record.location(),
-            tag: record.tag(),
-            level: record.level(),
-        };
-        // Writing to memory does not fail, and `Spread` answers for the errors of values.
-        let _ = slog_json::Json::new(&scratch.encoded)
+        // An error ends the list it came from; what was encoded of it stays.
+        let _ = context.serialize(record, &mut watch);
+        watch.fields.of_context = watch.fields.list.len();
+        let _ = record.kv().serialize(record, &mut watch);
+
+        if !fields.in_order(&self.taken, line) {
+            fields.arrange(line, line_start, |field| &field.text, |place| place.in_line);
+            let octets = wire.octets();
+            fields.arrange(
+                octets,
+                wire_start,
+                |field| &field.wire,
+                |place| place.in_record,
+            );
+        }
+        line.extend_from_slice(b"}\n");
+        if let Some(flags) = fields.trace_flags {
+            wire.flags(flags);
+        }
+        Written {
+            line: &scratch.line,
+            record: scratch.wire.finish(),
+        }
+    }
+
+    /// Lets slog-json write `value`; `None` when that fails.
+    fn slog_json<'j>(&self, json: &'j mut Vec<u8>, value: Value<'_>) -> Option<&'j [u8]> {
+        /// Between the braces of an object, before the value.
+        const KEY: &[u8] = b"{\"\":";
+        static OUTER: RecordStatic<'static> = slog::record_static!(slog::Level::Info, "");
+        json.clear();
+        slog_json::Json::new(&mut *json)
             .set_newlines(false)
             .build()
             .log(
-                &Record::new(&outer, record.msg(), BorrowedKV(&spread)),
+                &Record::new(&OUTER, &format_args!(""), BorrowedKV(&Nameless(value))),
                 &self.no_context,
-            );
-        let (message, context_fields) = (spread.message.get(), spread.context_fields.get());
+            )
+            .ok()?;
+        json.strip_prefix(KEY)?.strip_suffix(b"}")
+    }
+}
 
-        let encoded = scratch.encoded.0.borrow();
-        let fields = &mut scratch.fields;
-        let line = &mut scratch.line;
-        line.extend_from_slice(b"{\"level\":\"");
-        line.extend_from_slice(level::name(record.level()).as_bytes());
-        line.extend_from_slice(b"\",\"ts\":\"");
-        line.extend_from_slice(scratch.clock.rfc3339(now).as_bytes());
-        line.push(b'"');
-        line.extend_from_slice(&self.name);
-        line.push(b',');
-        // Without the brace slog-json began with.
-        line.extend_from_slice(encoded.get(1..message).unwrap_or_default());
-        line.extend_from_slice(&self.baseline);
-        let event = fields
-            .list
-            .get(context_fields)
-            .is_some_and(|first| fields.keys.get(first.key.clone()) == Some(EVENT_KEY));
-        for position in positions(context_fields, fields.list.len(), event) {
-            let Some(field) = fields.list.get(position) else {
-                continue;
-            };
-            let key_of = |field: &Field| fields.keys.get(field.key.clone()).unwrap_or_default();
-            let key = key_of(field);
-            let taken = self.reserved.iter().any(|reserved| reserved == key)
-                || fields.written.iter().any(|earlier| {
-                    fields
-                        .list
-                        .get(*earlier)
-                        .is_some_and(|earlier| key_of(earlier) == key)
-                });
-            if !taken {
-                line.extend_from_slice(encoded.get(field.text.clone()).unwrap_or_default());
-                fields.written.push(position);
-            }
-        }
-        line.extend_from_slice(b"}\n");
-        drop(encoded);
-        escape_controls(&mut scratch.line);
-        Written {
-            line: &scratch.line,
-            emitted: scratch.encoded.0.get_mut(),
-            context_fields,
-            trace_flags: scratch.fields.trace_flags,
+impl Taken {
+    fn new(key: &str) -> Self {
+        let mut escaped = Vec::new();
+        escape(key, &mut escaped);
+        Self {
+            hint: hint(&escaped),
+            key: escaped,
         }
     }
+}
+
+/// Differs for most keys that differ.
+fn hint(key: &[u8]) -> u32 {
+    let at = |place: usize| key.get(place).copied().map_or(0, u32::from);
+    let length = key.len();
+    at(0) | at(length / 2) << 8 | at(length.wrapping_sub(1)) << 16 | (length as u32) << 24
 }
 
 impl Scratch {
@@ -205,111 +231,186 @@ impl Scratch {
             buffer.clear();
             buffer.shrink_to(KEPT_BYTES);
         }
-        clear(self.encoded.0.get_mut());
         clear(&mut self.line);
+        self.wire.clear(KEPT_BYTES);
         self.fields.list.clear();
+        self.fields.of_context = 0;
         self.fields.trace_flags = None;
-        self.fields.written.clear();
-        self.fields.keys.clear();
         self.fields.formatted.shrink_to(KEPT_BYTES);
+        clear(&mut self.fields.json);
+        clear(&mut self.fields.pieces);
     }
 }
 
-/// A record's message, context and fields as one list for slog-json, with a note of what lies
-/// where. What is the same in every line, and the time, need no encoding and are not in it.
-struct Spread<'a, 'r> {
-    record: &'a Record<'r>,
-    context: &'a OwnedKVList,
-    encoded: &'a Encoded,
-    fields: RefCell<&'a mut Fields>,
-    /// Where the encoded message ends.
-    message: Cell<usize>,
-    /// How many of the fields belong to the logger rather than to the record.
-    context_fields: Cell<usize>,
-}
-
-impl KV for Spread<'_, '_> {
-    fn serialize(&self, _: &Record<'_>, json: &mut dyn Serializer) -> slog::Result {
-        let mut fields = self.fields.borrow_mut();
-        let mut watch = Watch {
-            json,
-            encoded: self.encoded,
-            fields: &mut fields,
-        };
-        watch.formatted(self.record.msg(), |watch, text| {
-            watch.json.emit_str("msg".into(), text)
-        })?;
-        self.message.set(self.encoded.len());
-
-        // An error ends the list it came from; what was encoded of it stays.
-        let _ = self.context.serialize(self.record, &mut watch);
-        self.context_fields.set(watch.fields.list.len());
-        let _ = self.record.kv().serialize(self.record, &mut watch);
-        Ok(())
+impl Fields {
+    /// Finds the place of each field. Tells whether all of them are in it already.
+    fn in_order(&mut self, taken: &[Taken], line: &[u8]) -> bool {
+        self.order.clear();
+        self.hints.clear();
+        let key_of = |field: &Field| line.get(field.key.clone()).unwrap_or_default();
+        let event = self.list.get(self.of_context);
+        let event = event.is_some_and(|first| key_of(first) == EVENT_KEY.as_bytes());
+        let mut in_order = true;
+        for position in positions(self.of_context, self.list.len(), event) {
+            let Some(field) = self.list.get(position) else {
+                continue;
+            };
+            let mut place = Place {
+                field: position,
+                in_line: true,
+                in_record: true,
+            };
+            let key = key_of(field);
+            // Without branches, so that it is done for many by one instruction.
+            let suspect = self
+                .hints
+                .iter()
+                .fold(false, |any, hint| any | (*hint == field.hint));
+            if suspect {
+                let mut earlier = self
+                    .order
+                    .iter()
+                    .filter_map(|place| self.list.get(place.field));
+                if earlier.any(|earlier| key_of(earlier) == key) {
+                    (place.in_line, place.in_record) = (false, false);
+                }
+            }
+            for (number, taken) in taken.iter().enumerate() {
+                if taken.hint == field.hint && taken.key == key {
+                    place.in_line = false;
+                    place.in_record &= number < RESERVED.len();
+                }
+            }
+            in_order &= position == self.order.len() && place.in_line && place.in_record;
+            self.hints.push(field.hint);
+            self.order.push(place);
+        }
+        in_order
     }
-}
 
-/// Passes fields on to slog-json and notes where each lies in what it writes.
-struct Watch<'a, 'f> {
-    json: &'a mut dyn Serializer,
-    encoded: &'a Encoded,
-    fields: &'a mut &'f mut Fields,
-}
-
-impl Watch<'_, '_> {
-    fn field(
+    /// Puts the pieces of `octets` from `start` on in order, and leaves out what does not belong.
+    fn arrange(
         &mut self,
-        key: Key,
-        emit: impl FnOnce(&mut dyn Serializer, Key) -> slog::Result,
-    ) -> slog::Result {
-        if key.as_str() == trace_context::FLAGS_KEY {
+        octets: &mut Vec<u8>,
+        start: usize,
+        piece: impl Fn(&Field) -> &Range<usize>,
+        belongs: impl Fn(&Place) -> bool,
+    ) {
+        self.pieces.clear();
+        for place in self.order.iter().filter(|place| belongs(place)) {
+            let range = self.list.get(place.field).map(&piece).cloned();
+            let piece = range.and_then(|range| octets.get(range));
+            append(piece.unwrap_or_default(), &mut self.pieces);
+        }
+        octets.truncate(start);
+        octets.extend_from_slice(&self.pieces);
+    }
+}
+
+/// The value of a field, as far as JSON and OTLP tell kinds apart.
+#[derive(Clone, Copy)]
+enum Value<'v> {
+    Null,
+    Bool(bool),
+    Integer(i64),
+    /// Beyond the other, in digits.
+    Large(&'v str),
+    Single(f32),
+    Double(f64),
+    Text(&'v str),
+    Structure(&'v dyn slog::SerdeValue),
+}
+
+/// Writes fields as they come and notes where each lies.
+struct Watch<'a> {
+    encoder: &'a Encoder,
+    line: &'a mut Vec<u8>,
+    wire: &'a mut Wire,
+    fields: &'a mut Fields,
+}
+
+impl Watch<'_> {
+    fn field(&mut self, key: &Key, value: Value<'_>) -> slog::Result {
+        let key = key.as_str();
+        if key == trace_context::FLAGS_KEY {
             return Ok(());
         }
-        let (key_start, start) = (self.fields.keys.len(), self.encoded.len());
-        self.fields.keys.push_str(key.as_str());
-        if emit(self.json, key).is_err() {
-            self.encoded.0.borrow_mut().truncate(start);
-            let key = self.fields.keys.get(key_start..).unwrap_or_default();
-            self.json
-                .emit_str(Key::from(key.to_owned()), UNREPRESENTABLE)?;
-        }
+        let (start, wire_start) = (self.line.len(), self.wire.len());
+        let key_range = open(key, self.line);
+        let key_hint = hint(self.line.get(key_range.clone()).unwrap_or_default());
+        self.value(key, value);
         self.fields.list.push(Field {
-            key: key_start..self.fields.keys.len(),
-            text: start..self.encoded.len(),
+            key: key_range,
+            hint: key_hint,
+            text: start..self.line.len(),
+            wire: wire_start..self.wire.len(),
         });
         Ok(())
     }
 
-    /// Formats `arguments` and hands the text on. A failing `Display` keeps what it wrote.
-    fn formatted(
-        &mut self,
-        arguments: &fmt::Arguments<'_>,
-        then: impl FnOnce(&mut Self, &str) -> slog::Result,
-    ) -> slog::Result {
-        if let Some(text) = arguments.as_str() {
-            return then(self, text);
+    fn value(&mut self, key: &str, value: Value<'_>) {
+        let (line, wire) = (&mut *self.line, &mut *self.wire);
+        match value {
+            Value::Null => line.extend_from_slice(b"null"),
+            Value::Bool(value) => {
+                append(if value { &b"true"[..] } else { b"false" }, line);
+                wire.bool(key, value);
+            }
+            Value::Integer(value) => {
+                if value < 0 {
+                    line.push(b'-');
+                }
+                json::number(value.unsigned_abs(), line);
+                wire.integer(key, value);
+            }
+            Value::Large(digits) => {
+                append(digits.as_bytes(), line);
+                wire.text(key, digits);
+            }
+            Value::Text(text) => {
+                quoted(text, line);
+                wire.text(key, text);
+            }
+            Value::Single(_) | Value::Double(_) | Value::Structure(_) => {
+                match self.encoder.slog_json(&mut self.fields.json, value) {
+                    Some(json) => {
+                        append_json(json, line);
+                        match value {
+                            Value::Double(value) => wire.float(key, value),
+                            _ => wire.json(key, json),
+                        }
+                    }
+                    None => self.value(key, Value::Text(UNREPRESENTABLE)),
+                }
+            }
         }
-        let mut text = std::mem::take(&mut self.fields.formatted);
-        text.clear();
-        let _ = text.write_fmt(*arguments);
-        let result = then(self, &text);
-        self.fields.formatted = text;
-        result
+    }
+
+    /// A number that may be too large to be reckoned with.
+    fn whole(&mut self, key: &Key, value: impl TryInto<i64> + Copy + fmt::Display) -> slog::Result {
+        match value.try_into() {
+            Ok(value) => self.field(key, Value::Integer(value)),
+            Err(_) => {
+                let mut formatted = std::mem::take(&mut self.fields.formatted);
+                let digits = text_of(&format_args!("{value}"), &mut formatted);
+                let result = self.field(key, Value::Large(digits));
+                self.fields.formatted = formatted;
+                result
+            }
+        }
     }
 }
 
-macro_rules! pass_on {
+macro_rules! whole_numbers {
     ($($method:ident($kind:ty)),+ $(,)?) => {
         $(fn $method(&mut self, key: Key, value: $kind) -> slog::Result {
-            self.field(key, |json, key| json.$method(key, value))
+            self.whole(&key, value)
         })+
     };
 }
 
-impl Serializer for Watch<'_, '_> {
-    pass_on!(
-        emit_bool(bool),
-        emit_char(char),
+impl Serializer for Watch<'_> {
+    whole_numbers!(
         emit_i8(i8),
         emit_u16(u16),
         emit_i16(i16),
@@ -321,71 +422,153 @@ impl Serializer for Watch<'_, '_> {
         emit_i128(i128),
         emit_usize(usize),
         emit_isize(isize),
-        emit_f32(f32),
-        emit_f64(f64),
-        emit_str(&str),
-        emit_serde(&dyn slog::SerdeValue),
     );
 
     fn emit_u8(&mut self, key: Key, value: u8) -> slog::Result {
         if key.as_str() == trace_context::FLAGS_KEY {
             self.fields.trace_flags = Some(value);
         }
-        self.field(key, |json, key| json.emit_u8(key, value))
+        self.whole(&key, value)
+    }
+
+    fn emit_bool(&mut self, key: Key, value: bool) -> slog::Result {
+        self.field(&key, Value::Bool(value))
+    }
+
+    fn emit_char(&mut self, key: Key, value: char) -> slog::Result {
+        self.field(&key, Value::Text(value.encode_utf8(&mut [0; 4])))
+    }
+
+    fn emit_str(&mut self, key: Key, value: &str) -> slog::Result {
+        self.field(&key, Value::Text(value))
+    }
+
+    fn emit_f32(&mut self, key: Key, value: f32) -> slog::Result {
+        self.field(&key, Value::Single(value))
+    }
+
+    fn emit_f64(&mut self, key: Key, value: f64) -> slog::Result {
+        self.field(&key, Value::Double(value))
+    }
+
+    fn emit_serde(&mut self, key: Key, value: &dyn slog::SerdeValue) -> slog::Result {
+        self.field(&key, Value::Structure(value))
     }
 
     fn emit_unit(&mut self, key: Key) -> slog::Result {
-        self.field(key, |json, key| json.emit_unit(key))
+        self.field(&key, Value::Null)
     }
 
     fn emit_none(&mut self, key: Key) -> slog::Result {
-        self.field(key, |json, key| json.emit_none(key))
+        self.field(&key, Value::Null)
     }
 
     fn emit_arguments(&mut self, key: Key, value: &fmt::Arguments<'_>) -> slog::Result {
-        self.formatted(value, |watch, text| watch.emit_str(key, text))
+        let mut formatted = std::mem::take(&mut self.fields.formatted);
+        let result = self.field(&key, Value::Text(text_of(value, &mut formatted)));
+        self.fields.formatted = formatted;
+        result
     }
 }
 
-/// Adds a field that is the same in every line, with its leading comma.
-fn push_json(line: &mut Vec<u8>, key: &str, value: &str) {
-    line.push(b',');
-    // Writing a string to memory does not fail.
-    let _ = serde_json::to_writer(&mut *line, key);
-    line.push(b':');
-    let _ = serde_json::to_writer(line, value);
-}
-
-/// Escapes what JSON allows to stand in a string but a terminal obeys or a line splitter breaks
-/// at: DEL, the C1 controls, and the Unicode line and paragraph separators. Outside strings JSON
-/// is plain ASCII, so every such character is inside one.
-fn escape_controls(line: &mut Vec<u8>) {
-    if line.is_ascii() && !line.contains(&0x7f) {
-        return;
-    }
-    let is_control = |c: char| matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}');
-    let Ok(text) = std::str::from_utf8(line) else {
-        return;
-    };
-    if !text.contains(is_control) {
-        return;
-    }
-    let mut escaped = String::with_capacity(line.len() + 16);
-    for c in text.chars() {
-        if is_control(c) {
-            let _ = write!(escaped, "\\u{:04x}", u32::from(c));
-        } else {
-            escaped.push(c);
+/// The text of `arguments`, which are formatted into `formatted` unless they are a text already. A
+/// failing `Display` keeps what it wrote.
+fn text_of<'t>(arguments: &fmt::Arguments<'_>, formatted: &'t mut String) -> &'t str {
+    match arguments.as_str() {
+        Some(text) => text,
+        None => {
+            formatted.clear();
+            let _ = formatted.write_fmt(*arguments);
+            formatted
         }
     }
-    *line = escaped.into_bytes();
+}
+
+/// A value for slog-json, under an empty key.
+struct Nameless<'v>(Value<'v>);
+
+impl KV for Nameless<'_> {
+    fn serialize(&self, _: &Record<'_>, json: &mut dyn Serializer) -> slog::Result {
+        let key = Key::from("");
+        match self.0 {
+            Value::Single(value) => json.emit_f32(key, value),
+            Value::Double(value) => json.emit_f64(key, value),
+            Value::Structure(value) => json.emit_serde(key, value),
+            Value::Null => json.emit_unit(key),
+            Value::Bool(value) => json.emit_bool(key, value),
+            Value::Integer(value) => json.emit_i64(key, value),
+            Value::Large(text) | Value::Text(text) => json.emit_str(key, text),
+        }
+    }
+}
+
+/// Appends a comma, the key and a colon; where between its quotes the key lies.
+fn open(key: &str, line: &mut Vec<u8>) -> Range<usize> {
+    line.extend_from_slice(b",\"");
+    let start = line.len();
+    escape(key, line);
+    let end = line.len();
+    line.extend_from_slice(b"\":");
+    start..end
+}
+
+/// Appends a string.
+fn quoted(text: &str, line: &mut Vec<u8>) {
+    line.push(b'"');
+    escape(text, line);
+    line.push(b'"');
+}
+
+/// Appends the inside of a string.
+fn escape(text: &str, line: &mut Vec<u8>) {
+    json::escape::<Terminal>(text, line);
+}
+
+/// What JSON allows to stand in a string but a terminal obeys or a line splitter breaks at: DEL,
+/// the C1 controls, and the Unicode line and paragraph separators.
+struct Terminal;
+
+impl Escapes for Terminal {
+    #[inline(always)]
+    fn may_begin(octet: u8) -> bool {
+        (octet == 0x7f) | (octet == 0xc2) | (octet == 0xe2)
+    }
+
+    fn include(character: char) -> bool {
+        matches!(character, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}')
+    }
+}
+
+/// Appends what slog-json wrote, which escapes no more than JSON asks for. Outside strings JSON is
+/// plain ASCII, so everything else is inside one.
+fn append_json(json: &[u8], line: &mut Vec<u8>) {
+    // Without branches, so that it is done for many by one instruction.
+    let plain = json
+        .iter()
+        .fold(true, |plain, octet| plain & (*octet < 0x7f));
+    if plain {
+        return append(json, line);
+    }
+    let text = std::str::from_utf8(json).unwrap_or_default();
+    let mut written = 0;
+    for (at, control) in text.match_indices(Terminal::include) {
+        append(json.get(written..at).unwrap_or_default(), line);
+        json::escape::<Terminal>(control, line);
+        written = at + control.len();
+    }
+    append(json.get(written..).unwrap_or_default(), line);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs, SeverityNumber};
     use proptest::prelude::*;
+    use prost::Message as _;
     use slog::{b, record};
+    use std::collections::HashSet;
     use std::time::{Duration, UNIX_EPOCH};
 
     fn now() -> SystemTime {
@@ -401,7 +584,7 @@ mod tests {
 
     fn encode(encoder: &Encoder, record: &Record<'_>, context: &OwnedKVList) -> String {
         let mut scratch = Scratch::default();
-        let written = encoder.encode(&mut scratch, now(), record, context);
+        let written = encoder.encode(&mut scratch, now(), record, context, false);
         String::from_utf8(written.line.to_vec()).unwrap()
     }
 
@@ -549,6 +732,237 @@ mod tests {
             if !["level", "ts", "logger", "msg"].contains(&key.as_str()) {
                 prop_assert_eq!(read[&key].as_str(), Some(value.as_str()));
             }
+        }
+    }
+
+    /// Fields, as anything that logs may emit them.
+    #[derive(Clone, Debug)]
+    struct Emitted(Vec<(String, Sample)>);
+
+    #[derive(Clone, Debug)]
+    enum Sample {
+        Null,
+        Bool(bool),
+        Signed(i64),
+        Unsigned(u64),
+        Wide(i128),
+        Float(f64),
+        Text(String),
+        Nested(serde_json::Value),
+    }
+
+    impl KV for Emitted {
+        fn serialize(&self, _: &Record<'_>, to: &mut dyn Serializer) -> slog::Result {
+            for (key, value) in &self.0 {
+                let key = Key::from(key.clone());
+                match value {
+                    Sample::Null => to.emit_none(key)?,
+                    Sample::Bool(value) => to.emit_bool(key, *value)?,
+                    Sample::Signed(value) => to.emit_i64(key, *value)?,
+                    Sample::Unsigned(value) => to.emit_u64(key, *value)?,
+                    Sample::Wide(value) => to.emit_i128(key, *value)?,
+                    Sample::Float(value) => to.emit_f64(key, *value)?,
+                    Sample::Text(value) => to.emit_arguments(key, &format_args!("{value}"))?,
+                    Sample::Nested(value) => to.emit_serde(key, &slog::Serde(value.clone()))?,
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Sample {
+        /// What the line has.
+        fn json(&self) -> String {
+            match self {
+                Sample::Null => "null".to_owned(),
+                Sample::Bool(value) => value.to_string(),
+                Sample::Signed(value) => value.to_string(),
+                Sample::Unsigned(value) => value.to_string(),
+                Sample::Wide(value) => value.to_string(),
+                Sample::Float(value) => serde_json::to_string(value).unwrap(),
+                Sample::Text(value) => serde_json::to_string(value).unwrap(),
+                Sample::Nested(value) => value.to_string(),
+            }
+        }
+
+        /// What the OTLP record has.
+        fn otlp(&self) -> Option<Any> {
+            match self {
+                Sample::Wide(value) => Some(match i64::try_from(*value) {
+                    Ok(value) => Any::IntValue(value),
+                    Err(_) => Any::StringValue(value.to_string()),
+                }),
+                Sample::Float(value) => value.is_finite().then_some(Any::DoubleValue(*value)),
+                other => nested(serde_json::from_str(&other.json()).unwrap()),
+            }
+        }
+    }
+
+    fn nested(value: serde_json::Value) -> Option<Any> {
+        use serde_json::Value;
+        Some(match value {
+            Value::Null => return None,
+            Value::Bool(value) => Any::BoolValue(value),
+            Value::String(value) => Any::StringValue(value),
+            Value::Number(number) => match number.as_i64() {
+                Some(integer) => Any::IntValue(integer),
+                None if number.is_f64() => Any::DoubleValue(number.as_f64().unwrap()),
+                None => Any::StringValue(number.to_string()),
+            },
+            Value::Array(values) => Any::ArrayValue(ArrayValue {
+                values: values
+                    .into_iter()
+                    .filter_map(nested)
+                    .map(any_value)
+                    .collect(),
+            }),
+            Value::Object(fields) => Any::KvlistValue(KeyValueList {
+                values: fields
+                    .into_iter()
+                    .filter_map(|(key, value)| Some(pair(&key, nested(value)?)))
+                    .collect(),
+            }),
+        })
+    }
+
+    fn any_value(value: Any) -> AnyValue {
+        AnyValue { value: Some(value) }
+    }
+
+    fn pair(key: &str, value: Any) -> KeyValue {
+        KeyValue {
+            key: key.to_owned(),
+            value: Some(any_value(value)),
+            ..KeyValue::default()
+        }
+    }
+
+    fn keys() -> impl Strategy<Value = String> {
+        let known = [
+            "a",
+            "b",
+            "ab",
+            "level",
+            "msg",
+            "sandbox_id",
+            "trace_id",
+            EVENT_KEY,
+        ];
+        let known = prop::sample::select(known.map(String::from).to_vec());
+        prop_oneof![4 => known, 1 => any::<String>()]
+    }
+
+    fn samples() -> impl Strategy<Value = Sample> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<u64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        let nested = leaf.prop_recursive(4, 30, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(serde_json::Value::from),
+                prop::collection::hash_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        });
+        prop_oneof![
+            Just(Sample::Null),
+            any::<bool>().prop_map(Sample::Bool),
+            any::<i64>().prop_map(Sample::Signed),
+            any::<u64>().prop_map(Sample::Unsigned),
+            any::<i128>().prop_map(Sample::Wide),
+            any::<f64>().prop_map(Sample::Float),
+            any::<String>().prop_map(Sample::Text),
+            Just(Sample::Text("4bf92f3577b34da6a3ce929d0e0e4736".to_owned())),
+            nested.prop_map(Sample::Nested),
+        ]
+    }
+
+    fn emitted() -> impl Strategy<Value = Emitted> {
+        prop::collection::vec((keys(), samples()), 0..8).prop_map(Emitted)
+    }
+
+    proptest! {
+        /// The line and the record of OTLP against what the contract says of any record.
+        #[test]
+        fn line_and_record_are_those_of_the_contract(
+            message in any::<String>(),
+            baseline in prop::collection::vec((keys(), any::<String>()), 0..4),
+            context in emitted(),
+            own in emitted(),
+        ) {
+            let encoder = Encoder::new("t", &baseline);
+            let owned: OwnedKVList = slog::OwnedKV(context.clone()).into();
+            let mut scratch = Scratch::default();
+            let mut encoded = |record: &Record<'_>| {
+                let written = encoder.encode(&mut scratch, now(), record, &owned, true);
+                (written.line.to_vec(), written.record.to_vec())
+            };
+            static WARNING: RecordStatic<'static> =
+                slog::record_static!(slog::Level::Warning, "");
+            let (line_octets, record_octets) =
+                encoded(&Record::new(&WARNING, &format_args!("{message}"), BorrowedKV(&own)));
+
+            let mut fields: Vec<_> = context.0.into_iter().rev().collect();
+            match own.0.first() {
+                Some((key, _)) if key == EVENT_KEY => fields.extend(own.0),
+                _ => fields.extend(own.0.into_iter().rev()),
+            }
+            let mut line: Vec<(String, String)> = Vec::new();
+            let mut add = |key: &str, json: String| {
+                if line.iter().all(|(earlier, _)| earlier != key) {
+                    line.push((key.to_owned(), json));
+                }
+            };
+            let text = |text: &str| serde_json::to_string(text).unwrap();
+            add("level", text("warn"));
+            add("ts", text("2026-11-20T23:51:47.822Z"));
+            add("logger", text("t"));
+            add("msg", text(&message));
+            baseline.iter().for_each(|(key, value)| add(key, text(value)));
+            fields.iter().for_each(|(key, value)| add(key, value.json()));
+            let got: serde_json::Value = serde_json::from_slice(&line_octets).unwrap();
+            let got: Vec<_> = got.as_object().unwrap().clone().into_iter().collect();
+            let parsed = |(key, json): (String, String)| (key, serde_json::from_str(&json).unwrap());
+            prop_assert_eq!(got, line.into_iter().map(parsed).collect::<Vec<_>>());
+
+            let at = now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
+            let mut expected = LogRecord {
+                time_unix_nano: at,
+                observed_time_unix_nano: at,
+                severity_number: SeverityNumber::Warn.into(),
+                severity_text: "warn".to_owned(),
+                body: Some(any_value(Any::StringValue(message))),
+                ..LogRecord::default()
+            };
+            let mut seen = HashSet::new();
+            for (key, value) in baseline {
+                if seen.insert(key.clone()) {
+                    expected.attributes.push(pair(&key, Any::StringValue(value)));
+                }
+            }
+            for (key, value) in fields {
+                if !seen.insert(key.clone()) {
+                    continue;
+                }
+                match (key.as_str(), value.otlp()) {
+                    ("trace_id", Some(Any::StringValue(id))) if id.starts_with("4bf92f") => {
+                        expected.trace_id = trace_context::parse_id::<16>(&id).unwrap().to_vec();
+                    }
+                    (key, Some(value)) => {
+                        if let (EVENT_KEY, Any::StringValue(name)) = (key, &value) {
+                            expected.event_name.clone_from(name);
+                        }
+                        expected.attributes.push(pair(key, value));
+                    }
+                    (_, None) => {}
+                }
+            }
+            let got = ScopeLogs::decode(record_octets.as_slice()).unwrap().log_records;
+            prop_assert_eq!(got, [expected]);
         }
     }
 }

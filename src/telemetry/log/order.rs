@@ -12,11 +12,7 @@ pub const EVENT_KEY: &str = "opensandbox.event";
 /// The positions of fields in the order they are written, given how they were emitted: first
 /// `context` fields of the logger, then those of the record, up to `total`. `event` tells that
 /// the record's first field was [`EVENT_KEY`].
-pub(in crate::telemetry) fn positions(
-    context: usize,
-    total: usize,
-    event: bool,
-) -> impl Iterator<Item = usize> {
+pub(super) fn positions(context: usize, total: usize, event: bool) -> impl Iterator<Item = usize> {
     let own = (context..total).map(move |position| {
         if event {
             position

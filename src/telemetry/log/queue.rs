@@ -18,9 +18,9 @@ pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 
 /// How long the writer lets records gather after a write. Under load one write then carries many
 /// records, and the logging threads need not wake the writer, which costs more than the record.
-const GATHER: Duration = Duration::from_millis(5);
+const GATHER: Duration = Duration::from_millis(20);
 /// Waiting bytes at which the writer is woken before [`GATHER`] is over.
-const GATHERED_BYTES: usize = 256 * 1024;
+const GATHERED_BYTES: usize = 128 * 1024;
 /// Buffer space kept while nothing is logged.
 const KEPT_BYTES: usize = 16 * 1024;
 

@@ -9,6 +9,7 @@ use super::Pipeline;
 use super::dropped::Reason;
 use super::queue::{Losses, Work};
 use super::sink::{Failure, Sink};
+use crate::telemetry::background;
 
 /// Writes what comes to the pipeline's output `position` until its queue is closed and empty.
 pub(super) fn run(pipeline: &Arc<Pipeline>, position: usize, sink: Sink) {
@@ -22,6 +23,7 @@ pub(super) fn run(pipeline: &Arc<Pipeline>, position: usize, sink: Sink) {
         failing: false,
         untold: Losses::default(),
     };
+    background::step_back();
     let mut lines = Vec::new();
     loop {
         match output.queue.next(&mut lines) {

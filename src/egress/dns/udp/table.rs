@@ -2,7 +2,7 @@
 //! client that repeats itself, and by the moment something has to happen.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -91,15 +91,15 @@ pub struct Pending {
     pub consolation: Vec<u8>,
     /// What went wrong last.
     pub error: Option<String>,
-    requests: [Option<Request>; MAX_OUTSTANDING],
-    fingerprint: u64,
+    requests: Vec<Request>,
+    fingerprint: Fingerprint,
     due: Option<Instant>,
 }
 
 impl Pending {
     /// The requests that were not answered yet.
     pub fn outstanding(&self) -> impl Iterator<Item = Request> {
-        self.requests.iter().flatten().copied()
+        self.requests.iter().copied()
     }
 }
 
@@ -119,15 +119,46 @@ pub struct Arrival<'a> {
     pub deadline: Instant,
     /// The servers to ask.
     pub set: &'a Arc<Set>,
+    /// See [`Table::fingerprint`].
+    pub fingerprint: Fingerprint,
 }
+
+/// A query and who sent it, in short: a hash with a key that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(u64);
+
+/// Hashes numbers of which nobody outside can choose which are in a map: those of a [`Ticket`] are
+/// random, and a [`Fingerprint`] is a hash already.
+#[derive(Default)]
+struct Numbers(u64);
+
+impl Hasher for Numbers {
+    fn write(&mut self, octets: &[u8]) {
+        octets
+            .iter()
+            .for_each(|octet| self.write_u64(u64::from(*octet)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // The golden ratio of 2^64 (Knuth, "The Art of Computer Programming", 6.4) moves what
+        // differs into the upper bits, where a map looks first.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Numbered<K> = HashMap<K, usize, BuildHasherDefault<Numbers>>;
 
 /// Every waiting query, up to a bound.
 pub struct Table {
     /// Freed places keep their buffers for the next query.
     places: Vec<Pending>,
     free: Vec<usize>,
-    by_ticket: HashMap<Ticket, usize>,
-    by_client: HashMap<u64, usize>,
+    by_ticket: Numbered<Ticket>,
+    by_client: Numbered<Fingerprint>,
     hasher: RandomState,
     bound: usize,
     /// No query is due before this; may be too early, never too late.
@@ -141,8 +172,8 @@ impl Table {
         Self {
             places: Vec::new(),
             free: Vec::new(),
-            by_ticket: HashMap::new(),
-            by_client: HashMap::new(),
+            by_ticket: HashMap::default(),
+            by_client: HashMap::default(),
             hasher: RandomState::new(),
             bound,
             next_due: None,
@@ -155,16 +186,19 @@ impl Table {
         self.places.len() - self.free.len()
     }
 
-    fn fingerprint(&self, client: Client, message: &[u8]) -> u64 {
-        self.hasher
-            .hash_one((client.listener, client.address, message))
+    /// What `message` of `client` is found by.
+    #[must_use]
+    pub fn fingerprint(&self, client: Client, message: &[u8]) -> Fingerprint {
+        let whole = (client.listener, client.address, message);
+        Fingerprint(self.hasher.hash_one(whole))
     }
 
-    /// Whether the same client already waits for an answer to the same message.
+    /// Whether the same client already waits for an answer to the same message, whose fingerprint
+    /// this is.
     #[must_use]
-    pub fn repeats(&self, client: Client, message: &[u8]) -> bool {
+    pub fn repeats(&self, fingerprint: Fingerprint, client: Client, message: &[u8]) -> bool {
         self.by_client
-            .get(&self.fingerprint(client, message))
+            .get(&fingerprint)
             .and_then(|place| self.places.get(*place))
             .is_some_and(|known| known.client == client && known.message == message)
     }
@@ -174,14 +208,14 @@ impl Table {
         if self.len() >= self.bound {
             return None;
         }
-        let fingerprint = self.fingerprint(arrival.client, arrival.message);
         let place = self.free.pop().unwrap_or(self.places.len());
-        let (mut message, mut consolation) = match self.places.get_mut(place) {
+        let (mut message, mut consolation, requests) = match self.places.get_mut(place) {
             Some(old) => (
                 std::mem::take(&mut old.message),
                 std::mem::take(&mut old.consolation),
+                std::mem::take(&mut old.requests),
             ),
-            None => (Vec::new(), Vec::new()),
+            None => (Vec::new(), Vec::new(), Vec::new()),
         };
         message.clear();
         message.extend_from_slice(arrival.message);
@@ -197,15 +231,15 @@ impl Table {
             plan: Plan::new(arrival.set),
             consolation,
             error: None,
-            requests: [None; MAX_OUTSTANDING],
-            fingerprint,
+            requests,
+            fingerprint: arrival.fingerprint,
             due: Some(arrival.deadline),
         };
         match self.places.get_mut(place) {
             Some(old) => *old = pending,
             None => self.places.push(pending),
         }
-        self.by_client.insert(fingerprint, place);
+        self.by_client.insert(arrival.fingerprint, place);
         self.wake_at(arrival.deadline);
         Some(place)
     }
@@ -239,14 +273,16 @@ impl Table {
     /// Records a request for the query at `place`; the one it displaces, if there are too many.
     pub fn sent(&mut self, place: usize, request: Request) -> Option<Request> {
         let pending = self.places.get_mut(place)?;
-        let empty = pending.requests.iter().position(Option::is_none);
-        let oldest = || {
-            let sent = |(_, request): &(usize, &Option<Request>)| request.map(|r| r.sent);
-            let requests = pending.requests.iter().enumerate();
-            requests.min_by_key(sent).map(|(position, _)| position)
-        };
-        let position = empty.or_else(oldest)?;
-        let displaced = pending.requests.get_mut(position)?.replace(request);
+        let requests = &mut pending.requests;
+        let mut displaced = None;
+        if requests.len() >= MAX_OUTSTANDING {
+            let oldest = requests.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, request)| request.sent);
+            displaced = oldest
+                .map(|(position, _)| position)
+                .map(|at| requests.swap_remove(at));
+        }
+        requests.push(request);
         if let Some(displaced) = displaced {
             self.by_ticket.remove(&displaced.ticket);
         }
@@ -258,12 +294,9 @@ impl Table {
     pub fn settle(&mut self, ticket: Ticket) -> Option<(usize, Request)> {
         let place = self.by_ticket.remove(&ticket)?;
         let pending = self.places.get_mut(place)?;
-        let request = pending
-            .requests
-            .iter_mut()
-            .find(|request| request.is_some_and(|request| request.ticket == ticket))?
-            .take()?;
-        Some((place, request))
+        let mut requests = pending.requests.iter();
+        let position = requests.position(|request| request.ticket == ticket)?;
+        Some((place, pending.requests.swap_remove(position)))
     }
 
     /// Asks for the query at `place` to be returned by [`Table::take_due`] at `moment`.
@@ -318,7 +351,7 @@ impl Table {
         if pending.due.take().is_none() {
             return;
         }
-        for request in pending.requests.iter_mut().filter_map(Option::take) {
+        for request in pending.requests.drain(..) {
             self.by_ticket.remove(&request.ticket);
             release(request);
         }
@@ -348,6 +381,7 @@ mod tests {
             question_end: 0,
             edns: None,
         };
+        let fingerprint = table.fingerprint(CLIENT, message);
         table.insert(&Arrival {
             client: CLIENT,
             message,
@@ -356,6 +390,7 @@ mod tests {
             now,
             deadline: now + Duration::from_secs(5),
             set: &Arc::default(),
+            fingerprint,
         })
     }
 
@@ -374,11 +409,14 @@ mod tests {
         let first = insert(&mut table, b"one", now).unwrap();
         insert(&mut table, b"two", now).unwrap();
         assert_eq!(insert(&mut table, b"three", now), None);
-        assert!(table.repeats(CLIENT, b"one") && !table.repeats(CLIENT, b"three"));
+        let repeats = |table: &Table, message: &[u8]| {
+            table.repeats(table.fingerprint(CLIENT, message), CLIENT, message)
+        };
+        assert!(repeats(&table, b"one") && !repeats(&table, b"three"));
         table.remove(first, |_| {});
         table.remove(first, |_| {});
         assert_eq!(table.len(), 1);
-        assert!(!table.repeats(CLIENT, b"one"));
+        assert!(!repeats(&table, b"one"));
         assert_eq!(insert(&mut table, b"three", now), Some(first));
         assert_eq!(table.get(first).unwrap().message, b"three");
     }
