@@ -38,6 +38,7 @@ test: setup ## run every test, and check that the binary is static
 	@$(MAKE) --no-print-directory build
 	scripts/check-static $(BINARY)
 	scripts/check-image $(BINARY)
+	scripts/check-systemd $(BINARY)
 
 .PHONY: bench
 bench: build ## run the benchmarks (SPECIFICATION.md), in six minutes

@@ -13,10 +13,12 @@ use http::header::{ALLOW, CONTENT_LENGTH, HOST};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::client::conn::http2;
 use opensandbox::http::auth::Token;
 use opensandbox::http::client::{self, Client};
 use opensandbox::http::connect::{self, Connector};
+use opensandbox::http::io::{Exec, Stream};
 use opensandbox::http::listen::Listen;
 use opensandbox::http::resolve::{LiteralOnly, Resolve, Resolving};
 use opensandbox::http::router::Router;
@@ -27,7 +29,7 @@ use opensandbox::http::tls::{HTTP_1, Identity, Tls, Verify};
 use opensandbox::http::{Body, Request, Response, error};
 use opensandbox::lifecycle::{DrainCut, Shutdown};
 use opensandbox::runtime::Runtime;
-use smol::{Task, Timer};
+use smol::{Async, Task, Timer};
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -106,6 +108,11 @@ struct Fixture {
 
 impl Fixture {
     fn start(limits: Limits) -> Self {
+        Self::start_on(limits, false)
+    }
+
+    /// As `start`; `alone` on one thread with a reactor of its own.
+    fn start_on(limits: Limits, alone: bool) -> Self {
         let runtime = Runtime::new(NonZeroUsize::new(3).unwrap()).unwrap();
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = Server::bind(&[Listen::from(any)], limits).unwrap();
@@ -114,16 +121,26 @@ impl Fixture {
         let records = Records::default();
         let app = Arc::new(App::new());
         let answering = app.clone();
-        let serving = server.serve(
-            runtime.spawner(),
-            move |request| {
-                let app = answering.clone();
-                async move { app.answer(request).await }
-            },
-            records.clone(),
-            shutdown.clone(),
-        );
-        let serving = Some(runtime.spawn(serving));
+        let serve = |runtime: &Runtime| {
+            server.serve(
+                runtime.spawner(),
+                move |request| {
+                    let app = answering.clone();
+                    async move { app.answer(request).await }
+                },
+                records.clone(),
+                shutdown.clone(),
+            )
+        };
+        let serving = Some(if alone {
+            let one = Runtime::for_one_thread().unwrap();
+            let serving = serve(&one);
+            let (end, ended) = smol::channel::bounded(1);
+            std::thread::spawn(move || end.try_send(one.block_on(serving)));
+            runtime.spawn(async move { ended.recv().await.unwrap() })
+        } else {
+            runtime.spawn(serve(&runtime))
+        });
         Self {
             runtime,
             address,
@@ -206,6 +223,7 @@ enum Endpoint {
     Held,
     Never,
     Peer,
+    Upgrade,
     Guarded,
 }
 
@@ -232,6 +250,7 @@ impl App {
             .any("/held", Endpoint::Held)
             .any("/never", Endpoint::Never)
             .any("/peer", Endpoint::Peer)
+            .any("/upgrade", Endpoint::Upgrade)
             .any("/guarded", Endpoint::Guarded);
         let token = Token::new(TOKEN, "s3cret");
         let release = Shutdown::new();
@@ -242,7 +261,7 @@ impl App {
         }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, mut request: Request) -> Response {
         let found = match self.router.find(&request) {
             Ok(found) => found,
             Err(miss) => return miss.response(request.method()),
@@ -288,6 +307,19 @@ impl App {
             Endpoint::Peer => {
                 let exchange = request.extensions().get::<Exchange>().unwrap();
                 Response::new(format!("{:?}", exchange.peer()).into())
+            }
+            Endpoint::Upgrade => {
+                let upgrade = hyper::upgrade::on(&mut request);
+                let release = self.release.clone();
+                std::thread::spawn(move || {
+                    smol::block_on(async {
+                        let _upgraded = upgrade.await.unwrap();
+                        release.wait().await;
+                    });
+                });
+                let mut response = Response::default();
+                *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                response
             }
             Endpoint::Guarded if self.token.allows(request.headers()) => Response::default(),
             Endpoint::Guarded => error::text(StatusCode::UNAUTHORIZED, "unauthorized"),
@@ -682,6 +714,26 @@ fn a_drain_lets_requests_finish_and_closes_idle_connections() {
 }
 
 #[test]
+fn a_drain_answers_the_first_request_of_who_was_let_in_before() {
+    let fixture = Fixture::start(Limits::default());
+    let (mut first, mut silent) = (fixture.connect(), fixture.connect());
+    let mut idle = fixture.connect();
+    // Who came before this one was let in before it.
+    write!(idle, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    fixture.records.wait(1);
+    fixture.shutdown.trigger();
+    assert!(read_all(&mut idle).ends_with("policy"));
+    write!(first, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    let answer = read_all(&mut first);
+    assert!(
+        answer.to_lowercase().contains("connection: close") && answer.ends_with("policy"),
+        "{answer}"
+    );
+    assert_eq!(read_all(&mut silent), "");
+    assert_eq!(fixture.stop(), Ok(()));
+}
+
+#[test]
 fn a_drain_is_cut_at_its_deadline_and_by_force() {
     for (force, expected) in [(false, DrainCut::Deadline), (true, DrainCut::Forced)] {
         let fixture = Fixture::start(Limits {
@@ -699,6 +751,293 @@ fn a_drain_is_cut_at_its_deadline_and_by_force() {
         let record = records.wait(1).remove(0);
         assert_eq!((record.status, record.outcome), (None, Outcome::Aborted));
         assert_eq!(read_all(&mut socket), "");
+    }
+}
+
+/// What comes over the connection up to and including `end`.
+fn read_until(socket: &mut TcpStream, end: &str) -> String {
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(end.as_bytes()) {
+        let mut byte = [0];
+        socket.read_exact(&mut byte).unwrap();
+        bytes.extend(byte);
+    }
+    String::from_utf8(bytes).unwrap()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn write_slowly(socket: &mut TcpStream, bytes: &[u8]) {
+    socket.set_nodelay(true).unwrap();
+    for byte in bytes {
+        socket.write_all(&[*byte]).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_version_is_told_however_the_first_octets_arrive() {
+    for alone in [false, true] {
+        let fixture = Fixture::start_on(Limits::default(), alone);
+        let mut socket = fixture.connect();
+        write_slowly(&mut socket, PREFACE);
+        let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+        socket.write_all(&settings).unwrap();
+        let mut frame = [0; 9];
+        socket.read_exact(&mut frame).unwrap();
+        assert_eq!(frame[3], settings[3], "{frame:?}");
+        drop(socket);
+
+        for method in ["PRI", "PRIVATE", "PROPFIND"] {
+            let mut socket = fixture.connect();
+            let request =
+                format!("{method} /policy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            write_slowly(&mut socket, request.as_bytes());
+            let answer = read_all(&mut socket);
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method}: {answer}");
+        }
+
+        // It ends in the middle of the preface.
+        for length in [1, 23] {
+            let mut socket = fixture.connect();
+            socket.write_all(&PREFACE[..length]).unwrap();
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            let answer = read_all(&mut socket);
+            assert!(
+                answer.is_empty() || answer.starts_with("HTTP/1.1 400 "),
+                "{answer}"
+            );
+        }
+        assert_eq!(fixture.stop(), Ok(()));
+    }
+}
+
+#[test]
+fn a_preface_has_as_much_time_as_a_head() {
+    for alone in [false, true] {
+        let limits = Limits {
+            header_time: SHORT,
+            ..Limits::default()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        for length in [0, 3, 23, PREFACE.len()] {
+            let mut socket = fixture.connect();
+            socket.write_all(&PREFACE[..length]).unwrap();
+            let mut answer = Vec::new();
+            socket.read_to_end(&mut answer).unwrap();
+        }
+    }
+}
+
+/// Longer than it takes a connection to be parked, by far.
+const UNTIL_PARKED: Duration = Duration::from_millis(100);
+
+fn parking() -> Limits {
+    Limits {
+        park_time: UNTIL_PARKED / 10,
+        ..Limits::default()
+    }
+}
+
+#[test]
+fn a_parked_connection_goes_on_where_it_was() {
+    const GET: &str = "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n";
+    for alone in [false, true] {
+        let fixture = Fixture::start_on(parking(), alone);
+        let mut socket = fixture.connect();
+        let park = || std::thread::sleep(UNTIL_PARKED);
+        for _ in 0..3 {
+            socket.write_all(GET.as_bytes()).unwrap();
+            read_until(&mut socket, "\r\n\r\npolicy");
+            park();
+        }
+        // A head in two pieces.
+        socket.write_all(&GET.as_bytes()[..10]).unwrap();
+        park();
+        socket.write_all(&GET.as_bytes()[10..]).unwrap();
+        read_until(&mut socket, "\r\n\r\npolicy");
+        park();
+        // Two requests and the beginning of a third, which is kept.
+        write!(socket, "{GET}{GET}{}", &GET[..10]).unwrap();
+        read_until(&mut socket, "\r\n\r\npolicy");
+        read_until(&mut socket, "\r\n\r\npolicy");
+        park();
+        socket.write_all(&GET.as_bytes()[10..20]).unwrap();
+        park();
+        socket.write_all(&GET.as_bytes()[20..]).unwrap();
+        read_until(&mut socket, "\r\n\r\npolicy");
+        park();
+        // A body, in time and late.
+        let post = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        write!(socket, "{post}12345").unwrap();
+        read_until(&mut socket, "\r\n\r\n12345");
+        park();
+        write!(socket, "{post}12").unwrap();
+        park();
+        write!(socket, "345").unwrap();
+        read_until(&mut socket, "\r\n\r\n12345");
+        park();
+        // Upgrades that are not granted.
+        for _ in 0..2 {
+            let ask = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c";
+            write!(
+                socket,
+                "GET /policy HTTP/1.1\r\nHost: a\r\n{ask}\r\nHTTP2-Settings: AAMAAABk\r\n\r\n"
+            )
+            .unwrap();
+            read_until(&mut socket, "\r\n\r\npolicy");
+            park();
+        }
+        let last = "GET /policy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        socket.write_all(last.as_bytes()).unwrap();
+        assert!(read_all(&mut socket).ends_with("\r\n\r\npolicy"));
+        let records = fixture.records.wait(11);
+        assert!(records.iter().all(|one| one.outcome == Outcome::Complete));
+        assert_eq!(fixture.stop(), Ok(()));
+    }
+}
+
+#[test]
+fn a_body_nobody_has_read_keeps_a_connection_from_parking() {
+    for alone in [false, true] {
+        let fixture = Fixture::start_on(parking(), alone);
+        let mut socket = fixture.connect();
+        let half = "x".repeat(50_000);
+        let head = "POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n";
+        write!(socket, "{head}{half}").unwrap();
+        read_until(&mut socket, "404 page not found\n");
+        std::thread::sleep(UNTIL_PARKED);
+        let last = "GET /policy HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+        write!(socket, "{half}{last}").unwrap();
+        assert!(read_all(&mut socket).ends_with("\r\n\r\npolicy"));
+    }
+}
+
+#[test]
+fn a_parked_connection_ends_like_any_other() {
+    for alone in [false, true] {
+        // By itself.
+        let limits = Limits {
+            idle_time: SHORT,
+            ..parking()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        let answer = fixture.raw(b"GET /policy HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(answer.ends_with("policy"), "{answer}");
+        assert_eq!(fixture.stop(), Ok(()));
+
+        // By the client, which makes room for the next, and with the server.
+        let limits = Limits {
+            connections: 1,
+            ..parking()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        for _ in 0..2 {
+            let mut socket = fixture.connect();
+            write!(socket, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            read_until(&mut socket, "\r\n\r\npolicy");
+            std::thread::sleep(UNTIL_PARKED);
+        }
+        let mut socket = fixture.connect();
+        write!(socket, "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        read_until(&mut socket, "\r\n\r\npolicy");
+        std::thread::sleep(UNTIL_PARKED);
+        assert_eq!(fixture.stop(), Ok(()));
+        assert_eq!(read_all(&mut socket), "");
+    }
+}
+
+#[test]
+fn what_a_connection_becomes_holds_no_place_by_itself() {
+    for alone in [false, true] {
+        let limits = Limits {
+            connections: 1,
+            ..Limits::default()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        let mut tunnel = fixture.connect();
+        let ask = "Connection: Upgrade\r\nUpgrade: a";
+        write!(tunnel, "GET /upgrade HTTP/1.1\r\nHost: a\r\n{ask}\r\n\r\n").unwrap();
+        assert!(read_until(&mut tunnel, "\r\n\r\n").starts_with("HTTP/1.1 101 "));
+        let answer = fixture.raw(b"GET /policy HTTP/1.0\r\n\r\n");
+        assert!(answer.ends_with("policy"), "{answer}");
+        let release = fixture.app.release.clone();
+        assert_eq!(fixture.stop(), Ok(()));
+        tunnel.set_read_timeout(Some(SHORT)).unwrap();
+        let error = tunnel.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        release.trigger();
+        tunnel.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(read_all(&mut tunnel), "");
+    }
+}
+
+#[test]
+fn an_old_connection_ends_with_an_exchange() {
+    for (alone, park_time) in [(false, PATIENCE), (true, PATIENCE), (true, SHORT / 20)] {
+        let limits = Limits {
+            lifetime: Some(SHORT),
+            park_time,
+            ..Limits::default()
+        };
+        let fixture = Fixture::start_on(limits, alone);
+        let get = "GET /policy HTTP/1.1\r\nHost: a\r\n\r\n";
+
+        // Between two exchanges it stays: the client may be about to send.
+        let mut socket = fixture.connect();
+        socket.write_all(get.as_bytes()).unwrap();
+        read_until(&mut socket, "\r\n\r\npolicy");
+        std::thread::sleep(2 * SHORT);
+        socket.write_all(get.as_bytes()).unwrap();
+        let last = read_all(&mut socket);
+        assert!(last.contains("connection: close\r\n"), "{last}");
+        assert!(last.ends_with("\r\n\r\npolicy"), "{last}");
+
+        // It gets too old in the middle of one.
+        let mut socket = fixture.connect();
+        write!(socket, "GET /held HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        fixture.records.wait_begun("/held", 1);
+        std::thread::sleep(2 * SHORT);
+        fixture.app.release.trigger();
+        let last = read_all(&mut socket);
+        assert!(last.contains("connection: close\r\n"), "{last}");
+        assert!(last.ends_with("\r\n\r\ndone"), "{last}");
+        assert_eq!(fixture.stop(), Ok(()));
+    }
+}
+
+#[test]
+fn an_old_connection_of_http2_lets_its_requests_finish() {
+    for lifetime in [Some(SHORT), None] {
+        let limits = Limits {
+            lifetime,
+            ..Limits::default()
+        };
+        let fixture = Fixture::start(limits);
+        let runtime = &fixture.runtime;
+        let connecting = async {
+            let socket = Async::<TcpStream>::connect(fixture.address).await.unwrap();
+            http2::Builder::new(Exec(runtime.spawner()))
+                .handshake(Stream::tcp(socket))
+                .await
+                .unwrap()
+        };
+        let (mut sender, connection) = runtime.block_on(connecting);
+        let connection = runtime.spawn(connection);
+        let held = runtime.spawn(sender.send_request(get(&fixture.url("/held"))));
+        fixture.records.wait_begun("/held", 1);
+        std::thread::sleep(2 * SHORT);
+        fixture.app.release.trigger();
+        runtime.block_on(within(PATIENCE, async {
+            let body = held.await.unwrap().into_body();
+            assert_eq!(body.collect().await.unwrap().to_bytes(), "done");
+            if lifetime.is_some() {
+                connection.await.unwrap();
+            } else {
+                let more = sender.send_request(get(&fixture.url("/policy")));
+                assert_eq!(more.await.unwrap().status(), StatusCode::OK);
+            }
+        }));
     }
 }
 
@@ -725,8 +1064,11 @@ fn a_unix_socket_is_served_and_replaced_when_abandoned() {
     };
     let serving = server.serve(runtime.spawner(), handler, Unobserved, shutdown.clone());
     let serving = runtime.spawn(serving);
-    let answer = curl(&["--unix-socket", path.to_str().unwrap(), "http://sandbox/"]);
-    assert_eq!(answer, "Unix");
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let socket = ["--unix-socket", path.to_str().unwrap()];
+        let answer = curl(&[&socket[..], &[version, "http://sandbox/"]].concat());
+        assert_eq!(answer, "Unix");
+    }
     shutdown.trigger();
     assert_eq!(runtime.block_on(within(PATIENCE, serving)), Ok(()));
     assert!(!path.exists());

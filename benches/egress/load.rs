@@ -4,17 +4,16 @@
 //! Load, responder and whoever is measured share the machine. So that they do not take turns on
 //! one core, the thread that is measured has the first core and everything else the rest.
 
-use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use opensandbox::egress::dns::mmsg::{BATCH, Inbox, Outbox};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
-use support::bench::{Process, quantile};
+use rustix::time::{ClockId, clock_gettime};
+use support::bench::{Process, Samples};
 
 /// Names that are asked for.
 const NAMES: usize = 5000;
@@ -239,18 +238,19 @@ pub fn throughput(target: Target, round: Duration) -> Throughput {
 }
 
 /// A round at a fixed rate.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Delay {
-    /// Half of the answers took less, in microseconds.
-    pub p50: f64,
-    /// 99 in 100 answers took less, in microseconds.
-    pub p99: f64,
+    /// How long each answer took, in microseconds.
+    pub delays: Samples,
     /// Processor time of the threads of `target` that do not answer, in milliseconds a second.
     pub beside: f64,
 }
 
 /// Asks [`RATE`] queries a second of `address` for as long as `round`, on a schedule that does not
 /// wait for answers. `target` is who answers there, if it is a process of its own.
+///
+/// An answer has come when the kernel has it, not when this thread gets to read it: what this side
+/// of the machine is busy with is nobody's delay.
 pub fn delay(address: SocketAddr, target: Option<Target>, round: Duration) -> Delay {
     let beside = || {
         target.map_or(0.0, |target| {
@@ -263,42 +263,52 @@ pub fn delay(address: SocketAddr, target: Option<Target>, round: Duration) -> De
     let count = (round.as_secs_f64() * f64::from(RATE)) as usize;
     let socket = socket();
     socket.connect(address).expect("a route");
-    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
-    let epoch = Instant::now();
-    let now = || epoch.elapsed().as_nanos() as u64;
-    let sent: Vec<AtomicU64> = (0..count).map(|_| AtomicU64::new(0)).collect();
-    let mut delays = Vec::with_capacity(count);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut message = Vec::new();
-            for (number, moment) in sent.iter().enumerate() {
-                let due = epoch + Duration::from_secs(number as u64) / RATE;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                message.clear();
-                query(number, &mut message);
-                moment.store(now(), Ordering::Relaxed);
-                socket.send(&message).expect("a query is sent");
-            }
-        });
-        let mut buffer = [0; ROOM];
-        while delays.len() < count {
-            match socket.recv(&mut buffer) {
-                Ok(_) => {
-                    let number = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
-                    let since = now() - sent[number].load(Ordering::Relaxed);
-                    delays.push(since as f64 / 1e3);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => panic!("{error}"),
-            }
+    socket.set_nonblocking(true).expect("a socket");
+    // From the first call on, the kernel takes the time of every datagram.
+    arrival(&socket);
+    let mut sent = Vec::with_capacity(count);
+    let mut delays = Samples::default();
+    let mut buffer = [0; ROOM];
+    let mut receive = |sent: &[f64]| {
+        while socket.recv(&mut buffer).is_ok() {
+            let number = usize::from(u16::from_be_bytes([buffer[0], buffer[1]]));
+            delays.add(arrival(&socket) - sent[number]);
         }
-    });
-    delays.sort_by(f64::total_cmp);
-    Delay {
-        p50: quantile(&delays, 0.5),
-        p99: quantile(&delays, 0.99),
-        beside: (beside() - before) / epoch.elapsed().as_secs_f64(),
+        delays.count()
+    };
+    let mut message = Vec::new();
+    let epoch = Instant::now();
+    for number in 0..count {
+        let due = epoch + Duration::from_secs(number as u64) / RATE;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        message.clear();
+        query(number, &mut message);
+        sent.push(microseconds(clock_gettime(ClockId::Realtime)));
+        socket.send(&message).expect("a query is sent");
+        receive(&sent);
     }
+    let elapsed = epoch.elapsed();
+    let beside = (beside() - before) / elapsed.as_secs_f64();
+    while receive(&sent) < count && wait(&[&socket], Some(PATIENCE)) {}
+    Delay { delays, beside }
+}
+
+/// When the kernel got the datagram that was received last, in microseconds of the wall clock.
+fn arrival(socket: &UdpSocket) -> f64 {
+    let mut at = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: this request writes one timespec, and `at` is one.
+    unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSTAMPNS, &raw mut at) };
+    at.tv_sec as f64 * 1e6 + at.tv_nsec as f64 / 1e3
+}
+
+/// The time of the last datagram of a socket as a timespec (`linux/sockios.h`).
+const SIOCGSTAMPNS: libc::Ioctl = 0x8907;
+
+fn microseconds(time: Timespec) -> f64 {
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
 /// Asks `rate` queries a second of each of `targets`, in bursts of one batch, until `until`; how

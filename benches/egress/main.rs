@@ -14,7 +14,7 @@ mod receiver;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::bench::{Spread, Table, interleave, measured, wanted};
+use support::bench::{Estimate, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::daemon::{Daemon, Installed, telemetry};
 use self::load::{Delay, RATE, Sides, Target, Throughput, WINDOW, delay, relay, throughput};
@@ -27,9 +27,11 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// How often an idle daemon is looked at, and how long apart: its exports come and go.
 const LOOKS: usize = 40;
 const APART: Duration = Duration::from_millis(75);
-/// Rounds at full load, and at a fixed rate, and how long each takes.
+/// Rounds at full load, and how long each takes.
 const ROUNDS: usize = 21;
 const ROUND: Duration = Duration::from_millis(600);
+/// How long a round at a fixed rate takes; there are as many as fit into the same time.
+const DELAY_ROUND: Duration = Duration::from_millis(200);
 /// Queries a second of each daemon while receivers are dead, and for how long.
 const SUSTAINED_RATE: u32 = 5_000;
 const SUSTAINED: Duration = Duration::from_secs(60);
@@ -79,6 +81,14 @@ impl Extent {
             warm: WARM,
             sustained: seconds.map_or(SUSTAINED, Duration::from_secs),
         }
+    }
+}
+
+impl Extent {
+    /// Rounds at a fixed rate.
+    fn delay_rounds(&self) -> usize {
+        let fit = self.round.as_millis() / DELAY_ROUND.as_millis();
+        self.rounds * (fit as usize).max(1)
     }
 }
 
@@ -233,29 +243,30 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     const DIRECT: usize = 0;
     const RELAY: usize = 1;
     const SILENT: usize = 2;
+    let round = DELAY_ROUND.min(extent.round);
     let mut cases: Vec<Box<dyn FnMut() -> Delay>> = vec![
-        Box::new(|| delay(upstream, None, extent.round)),
-        Box::new(|| delay(relay.address, None, extent.round)),
+        Box::new(|| delay(upstream, None, round)),
+        Box::new(|| delay(relay.address, None, round)),
     ];
     for (_, daemon) in daemons {
-        cases.push(Box::new(|| {
-            delay(daemon.dns, Some(daemon.target()), extent.round)
-        }));
+        cases.push(Box::new(|| delay(daemon.dns, Some(daemon.target()), round)));
     }
     // Until the queues towards the dead receivers are full.
     for (_, daemon) in daemons {
         delay(daemon.dns, None, extent.round);
     }
-    let rounds = interleave(extent.rounds, &mut cases);
-    let of = |case: usize, part: fn(&Delay) -> f64| -> Vec<f64> {
-        rounds[case].iter().map(part).collect()
+    let rounds = interleave(extent.delay_rounds(), &mut cases);
+    let samples = |case: usize| -> Vec<Samples> {
+        let rounds = rounds[case].iter();
+        rounds.map(|round| round.delays.clone()).collect()
     };
-    let p50 = |case| of(case, |round| round.p50);
-    let p99 = |case| of(case, |round| round.p99);
+    let (direct, relay, silent) = (samples(DIRECT), samples(RELAY), samples(SILENT));
+    let p50 = |samples: &Samples| samples.quantile(0.5);
+    let p99 = |samples: &Samples| samples.quantile(0.99);
     println!(
         "{RATE} queries a second in {} rounds of {} ms, microseconds:",
-        extent.rounds,
-        extent.round.as_millis()
+        extent.delay_rounds(),
+        DELAY_ROUND.as_millis()
     );
     let mut table = Table::new(&[
         "",
@@ -267,24 +278,29 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     ]);
     table.row(&[
         &"direct query, in full",
-        &format!("{:.0}", Spread::of(p50(DIRECT))),
+        &format!("{:.0}", Estimate::of([&direct], |[direct]| p50(direct))),
         &"",
-        &format!("{:.0}", Spread::of(p99(DIRECT))),
+        &format!("{:.0}", Estimate::of([&direct], |[direct]| p99(direct))),
     ]);
     let names = ["bare relay"].into_iter();
     let names = names.chain(daemons.iter().map(|(name, _)| *name));
     for (case, name) in (RELAY..).zip(names) {
-        let above = |this: Vec<f64>, other: Vec<f64>| {
-            let pairs = this.iter().zip(&other);
-            format!("{:.0}", Spread::of(pairs.map(|(this, other)| this - other)))
+        let own = samples(case);
+        let above = |other: &[Samples], quantile: fn(&Samples) -> f64| {
+            let above = Estimate::of([&own, other], |[own, other]| {
+                quantile(own) - quantile(other)
+            });
+            format!("{above:.0}")
         };
+        let share = Estimate::of([&own, &silent], |[own, silent]| p99(own) / p99(silent));
+        let beside = Spread::of(rounds[case].iter().map(|round| round.beside));
         table.row(&[
             &name,
-            &above(p50(case), p50(DIRECT)),
-            &above(p50(case), p50(RELAY)),
-            &above(p99(case), p99(DIRECT)),
-            &format!("{:.2}", Spread::of_ratios(&p99(case), &p99(SILENT))),
-            &format!("{:.2}", Spread::of(of(case, |round| round.beside))),
+            &above(&direct, p50),
+            &above(&relay, p50),
+            &above(&direct, p99),
+            &format!("{share:.2}"),
+            &format!("{beside:.2}"),
         ]);
     }
     println!("{table}");

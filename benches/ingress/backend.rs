@@ -25,6 +25,9 @@ use smol::Timer;
 /// The time between two events of a stream.
 pub const EVENT_INTERVAL: Duration = Duration::from_millis(10);
 
+/// The body of a small answer.
+pub const BODY: &[u8] = b"hello, world";
+
 const PIECE: usize = 64 * 1024;
 
 pub struct Backend {
@@ -103,7 +106,7 @@ async fn answer(mut request: Request, spawner: Spawner, open: Arc<AtomicUsize>) 
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
         return response;
     }
-    Response::new(Body::from("hello, world"))
+    Response::new(Body::from(Bytes::from_static(BODY)))
 }
 
 struct Open(Arc<AtomicUsize>);

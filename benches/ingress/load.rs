@@ -2,17 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use support::bench::quantile;
+use support::bench::Samples;
 
+use crate::backend::BODY;
 use crate::contenders::Contender;
 
 /// Connections of the paced load.
-const PACED_CONNECTIONS: u32 = 8;
+const PACED_CONNECTIONS: u32 = 64;
 
 /// Descriptors for all the connections, which those who are started from here inherit. Returns how
 /// many there may be.
@@ -92,13 +94,16 @@ fn read_head(socket: &mut TcpStream) -> (String, Vec<u8>) {
     }
 }
 
+fn request(host: &str) -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\n\r\n").into_bytes()
+}
+
 /// One small request on a kept connection.
 fn exchange(socket: &mut TcpStream, host: &str) {
-    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\n\r\n");
-    socket.write_all(request.as_bytes()).expect("sent");
+    socket.write_all(&request(host)).expect("sent");
     let (head, rest) = read_head(socket);
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let mut body = [0; 12];
+    let mut body = [0; BODY.len()];
     body[..rest.len()].copy_from_slice(&rest);
     socket
         .read_exact(&mut body[rest.len()..])
@@ -112,51 +117,133 @@ pub fn warm_up(contender: &Contender) {
     }
 }
 
-/// Delays in microseconds.
-pub struct Paced {
-    pub median: f64,
-    pub tail: f64,
+/// Requests at a fixed rate, from the moment each was due; how long each took, in microseconds.
+///
+/// An answer has come when the kernel has it, not when this thread gets to read it, which it does
+/// when it needs the connection again: what the clients' side of the machine is busy with is
+/// nobody's delay. Whoever is too slow for the rate answers later and later.
+pub fn paced(contender: &Contender, rate: u32, time: Duration) -> Samples {
+    let mut clients: Vec<_> = (0..PACED_CONNECTIONS)
+        .map(|_| Client::new(contender))
+        .collect();
+    let mut delays = Samples::default();
+    let count = (time.as_secs_f64() * f64::from(rate)) as u32;
+    let (epoch, start) = (wall_clock(), Instant::now());
+    for number in 0..count {
+        let due = Duration::from_secs(1) * number / rate;
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        let due = epoch + due.as_secs_f64() * 1e6;
+        let client = &mut clients[(number % PACED_CONNECTIONS) as usize];
+        client.receive(&mut delays);
+        // Sleeping too long is this side's fault, waiting for an answer that is late is not.
+        client.since = Some(if client.is_behind { due } else { wall_clock() });
+        client.socket.write_all(&client.request).expect("sent");
+    }
+    for client in &mut clients {
+        client.receive(&mut delays);
+    }
+    delays
 }
 
-/// Requests at a fixed rate, from the moment each was due. Whoever is too slow for the rate has
-/// answered fewer of them when the time is over, each later than the one before.
-pub fn paced(contender: &Contender, rate: u32, time: Duration) -> Paced {
-    let gap = Duration::from_secs(1) * PACED_CONNECTIONS / rate;
-    let mut delays: Vec<f64> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..PACED_CONNECTIONS)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut socket = connect(contender);
-                    exchange(&mut socket, &contender.host);
-                    let start = Instant::now() + gap * number / PACED_CONNECTIONS;
-                    let end = start + time;
-                    let mut due = start;
-                    let mut delays = Vec::new();
-                    while due < end && Instant::now() < end {
-                        if let Some(early) = due.checked_duration_since(Instant::now()) {
-                            std::thread::sleep(early);
-                        }
-                        let sent = Instant::now();
-                        exchange(&mut socket, &contender.host);
-                        // Sleeping too long is the client's fault, being behind is not.
-                        let late = sent.saturating_duration_since(due + gap);
-                        delays.push((sent.elapsed() + late).as_secs_f64() * 1e6);
-                        due += gap;
-                    }
-                    delays
-                })
-            })
-            .collect();
-        clients
-            .into_iter()
-            .flat_map(|client| client.join().expect("a client"))
-            .collect()
-    });
-    delays.sort_by(f64::total_cmp);
-    Paced {
-        median: quantile(&delays, 0.5),
-        tail: quantile(&delays, 0.99),
+/// One connection of the paced load.
+struct Client {
+    socket: TcpStream,
+    request: Vec<u8>,
+    /// When the request was sent that is not answered yet.
+    since: Option<f64>,
+    /// Whether an answer had to be waited for, so that what follows it is late.
+    is_behind: bool,
+}
+
+impl Client {
+    fn new(contender: &Contender) -> Self {
+        let mut socket = connect(contender);
+        exchange(&mut socket, &contender.host);
+        let flags = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+        // SAFETY: the option's value is an int, of which the true address and length are given.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_TIMESTAMPING,
+                (&raw const flags).cast(),
+                size_of_val(&flags) as libc::socklen_t,
+            )
+        };
+        assert_eq!(set, 0, "the kernel takes the time of what comes");
+        Self {
+            socket,
+            request: request(&contender.host),
+            since: None,
+            is_behind: false,
+        }
     }
+
+    /// Reads the answer, if there is to be one.
+    fn receive(&mut self, delays: &mut Samples) {
+        let Some(since) = self.since.take() else {
+            return;
+        };
+        let (mut answer, mut length) = ([0; 4096], 0);
+        self.is_behind = false;
+        let arrived = loop {
+            let (count, arrived) = match receive(&self.socket, &mut answer[length..], true) {
+                Some(received) => received,
+                None => {
+                    self.is_behind = true;
+                    receive(&self.socket, &mut answer[length..], false).expect("an answer")
+                }
+            };
+            assert!(count > 0, "the connection was closed");
+            length += count;
+            if answer[..length].ends_with(BODY) {
+                break arrived;
+            }
+        };
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        delays.add(arrived - since);
+    }
+}
+
+/// Receives what is there: how much, and when the kernel got the last of it in microseconds of the
+/// wall clock. `None` where there is nothing, if it need not be waited for.
+fn receive(socket: &TcpStream, into: &mut [u8], at_once: bool) -> Option<(usize, f64)> {
+    let mut vector = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let mut control = [0_u64; 32];
+    // SAFETY: all-zero bytes are a valid value of this C structure (integers, null pointers).
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    let flags = if at_once { libc::MSG_DONTWAIT } else { 0 };
+    // SAFETY: the header points to one vector, which points to `into` with its true length, and to
+    // `control` with its true length; all of them outlive the call.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
+    let count = usize::try_from(count).ok()?;
+    // SAFETY: the kernel has filled in the header, whose control messages are in `control`.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    if first.is_null() {
+        // The kernel takes a moment to begin with it.
+        return Some((count, wall_clock()));
+    }
+    // SAFETY: not null, so it is a control message in `control`. Only the time of arrival was asked
+    // for, and that begins with a timespec.
+    let at: libc::timespec = unsafe {
+        libc::CMSG_DATA(first)
+            .cast::<libc::timespec>()
+            .read_unaligned()
+    };
+    Some((count, at.tv_sec as f64 * 1e6 + at.tv_nsec as f64 / 1e3))
+}
+
+/// Microseconds of the wall clock.
+fn wall_clock() -> f64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.expect("a time after 1970").as_secs_f64() * 1e6
 }
 
 /// Seconds for a body of this length.

@@ -16,43 +16,51 @@ mod load;
 
 use std::time::Duration;
 
-use support::bench::{Spread, Table, interleave, measured, wanted};
+use opensandbox::http::server::PARK_TIME;
+use support::bench::{Estimate, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::backend::Backend;
 use self::contenders::{Contender, Installed};
-use self::load::Paced;
 
 /// How much of everything.
 struct Extent {
     rounds: usize,
     round: Duration,
-    /// A round at a fixed rate.
+    /// Rounds at a fixed rate, and how long each takes.
+    paced_rounds: usize,
     paced: Duration,
     body: u64,
     streams: usize,
     idle: usize,
+    /// From the opening of idle connections to the look at them.
+    pause: Duration,
 }
 
 impl Extent {
     fn new() -> Self {
         if measured() {
             let rounds = std::env::var("OPENSANDBOX_BENCH_ROUNDS").ok();
+            let rounds = rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
             Self {
-                rounds: rounds.and_then(|rounds| rounds.parse().ok()).unwrap_or(7),
+                rounds,
                 round: Duration::from_secs(2),
-                paced: Duration::from_secs(1),
+                paced_rounds: 5 * rounds,
+                paced: Duration::from_millis(200),
                 body: 1 << 30,
                 streams: 200,
                 idle: 10_000,
+                pause: 2 * PARK_TIME,
             }
         } else {
             Self {
                 rounds: 1,
                 round: Duration::from_millis(100),
+                paced_rounds: 1,
                 paced: Duration::from_millis(100),
                 body: 1 << 20,
                 streams: 4,
                 idle: 50,
+                pause: Duration::ZERO,
             }
         }
     }
@@ -146,29 +154,37 @@ fn requests(extent: &Extent, contenders: &[Contender]) {
 
 /// What is added to the delay of a direct request, at a fixed rate.
 fn delays(extent: &Extent, contenders: &[Contender]) {
-    let mut cases: Vec<Box<dyn FnMut() -> Paced + '_>> = Vec::new();
+    let mut cases: Vec<Box<dyn FnMut() -> Samples + '_>> = Vec::new();
     for contender in contenders {
         cases.push(Box::new(move || load::paced(contender, RATE, extent.paced)));
     }
-    let results = interleave(extent.rounds, &mut cases);
+    let results = interleave(extent.paced_rounds, &mut cases);
     drop(cases);
-    let direct = &results[0];
-    let mut table = Table::new(&["", "p50 us", "p99 us", "added p50 us", "added p99 us"]);
+    let mut table = Table::new(&["", "added p50 us", "added p99 us"]);
     for (contender, rounds) in contenders.iter().zip(&results) {
-        let over = |delay: fn(&Paced) -> f64| {
-            let pairs = rounds.iter().zip(direct);
-            Spread::of(pairs.map(|(this, direct)| delay(this) - delay(direct)))
+        let over = |share: f64| {
+            let estimate = Estimate::of([rounds, &results[0]], |[this, direct]| {
+                let direct = if contender.is_direct() {
+                    0.0
+                } else {
+                    direct.quantile(share)
+                };
+                this.quantile(share) - direct
+            });
+            format!("{estimate:.0}")
         };
-        let cells = [
-            Spread::of(rounds.iter().map(|paced| paced.median)),
-            Spread::of(rounds.iter().map(|paced| paced.tail)),
-            over(|paced| paced.median),
-            over(|paced| paced.tail),
-        ]
-        .map(|spread| format!("{spread:.0}"));
-        table.row(&[&contender.name, &cells[0], &cells[1], &cells[2], &cells[3]]);
+        let name = if contender.is_direct() {
+            "direct, in full"
+        } else {
+            contender.name
+        };
+        table.row(&[&name, &over(0.5), &over(0.99)]);
     }
-    println!("delay at {RATE} requests/s\n{table}");
+    println!(
+        "delay at {RATE} requests/s, in {} rounds of {} ms\n{table}",
+        extent.paced_rounds,
+        extent.paced.as_millis()
+    );
 }
 
 /// One large body: how fast, and how much processor time.
@@ -269,6 +285,8 @@ fn idle(extent: &Extent, installed: &Installed, backend: &Backend) {
         load::warm_up(&contender);
         let before = contender.resident().unwrap_or(f64::NAN);
         let connections = load::idle(&contender, kind, extent.idle);
+        // Until even the last of them has been idle for long enough.
+        std::thread::sleep(extent.pause);
         let after = contender.resident().unwrap_or(f64::NAN);
         let each = (after - before) * 1024.0 / connections.len() as f64;
         table.row(&[&what, &connections.len(), &format!("{each:.1}")]);

@@ -47,7 +47,7 @@ enum Kind {
     #[default]
     Empty,
     Full(Bytes),
-    Received(Box<Received>),
+    Received(Box<dyn Receive>),
     Streamed(UnsyncBoxBody<Bytes, Error>),
 }
 
@@ -119,7 +119,7 @@ impl Body {
     #[must_use]
     pub fn unbounded(mut self) -> Self {
         if let Kind::Received(received) = &mut self.0 {
-            (received.left, received.bounds) = (Bounds::NONE.size, Bounds::NONE);
+            received.unbind();
         }
         self
     }
@@ -131,7 +131,7 @@ impl Body {
             return Self::empty();
         }
         Self(Kind::Received(Box::new(Received {
-            state: Some((incoming, Box::new(owner))),
+            state: Some((incoming, owner)),
             left: bounds.size,
             bounds,
             alarm: None,
@@ -257,18 +257,31 @@ pub(super) trait Owner: Send + Sync + 'static {
     fn release(&mut self, unread: Option<Incoming>);
 }
 
-struct Received {
+/// A received body, whoever owns it.
+trait Receive: Send {
+    fn incoming(&self) -> Option<&Incoming>;
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>>;
+
+    fn unbind(&mut self);
+}
+
+struct Received<O: Owner> {
     /// Gone once the body has ended or failed.
-    state: Option<(Incoming, Box<dyn Owner>)>,
+    state: Option<(Incoming, O)>,
     left: u64,
     bounds: Bounds,
     /// Armed while waiting for a piece; a body that is already there needs no timer.
     alarm: Option<smol::Timer>,
 }
 
-impl Received {
+impl<O: Owner> Receive for Received<O> {
     fn incoming(&self) -> Option<&Incoming> {
         self.state.as_ref().map(|(incoming, _)| incoming)
+    }
+
+    fn unbind(&mut self) {
+        (self.left, self.bounds) = (Bounds::NONE.size, Bounds::NONE);
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -314,7 +327,9 @@ impl Received {
         }
         Poll::Ready(result)
     }
+}
 
+impl<O: Owner> Received<O> {
     fn release(&mut self, ended: bool) {
         if let Some((incoming, mut owner)) = self.state.take() {
             owner.release((!ended).then_some(incoming));
@@ -322,7 +337,7 @@ impl Received {
     }
 }
 
-impl Drop for Received {
+impl<O: Owner> Drop for Received<O> {
     fn drop(&mut self) {
         self.release(false);
     }

@@ -97,6 +97,19 @@ impl<S: AsFd> Socket<S> {
         }
     }
 
+    fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Own(socket) => socket.poll_readable(context).map(Ok),
+            Self::Shared(socket, is_drained) => {
+                if *is_drained {
+                    ready!(socket.poll_readable(context))?;
+                    *is_drained = false;
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
     fn poll_write(
         &mut self,
         context: &mut Context<'_>,
@@ -177,6 +190,20 @@ impl io::Read for Polled<'_, '_, '_> {
 }
 
 impl Stream {
+    /// Ready when there may be something to read, or the connection has failed.
+    ///
+    /// # Errors
+    ///
+    /// Waiting is impossible.
+    pub fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_readable(context),
+            Self::Unix(socket) => socket.poll_readable(context),
+            // Only reading tells what is left in the session.
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Makes the peer of a TCP connection see an error instead of an end when this is dropped.
     pub fn reset_when_closed(&self) {
         if let Self::Tcp(socket) = self {

@@ -5,6 +5,8 @@
 
 mod connection;
 mod exchange;
+mod link;
+mod watch;
 
 use std::future::Future;
 use std::io;
@@ -27,6 +29,7 @@ use super::{Request, Response};
 use crate::lifecycle::{DrainCut, Shutdown};
 use crate::runtime::Spawner;
 
+use connection::Builders;
 pub use exchange::{Access, Exchange, Outcome, Peer, UNKNOWN_ROUTE};
 
 /// The most connections open at once; further ones wait in the kernel's queue.
@@ -51,6 +54,13 @@ pub const BODY_TIME: Duration = Duration::from_secs(300);
 
 /// How long a connection may stay open without a request under way.
 pub const IDLE_TIME: Duration = Duration::from_secs(120);
+
+/// How long a connection of HTTP/1 may be without a request before it is kept in less memory.
+pub const PARK_TIME: Duration = Duration::from_secs(2);
+
+/// The share of [`Limits::lifetime`] by which a connection may end earlier, so that those that were
+/// opened together do not end together.
+pub const LIFETIME_SPREAD: f64 = 0.1;
 
 /// The longest a client may leave the response in the socket's buffer without reading any of it.
 pub const WRITE_STALL: Duration = Duration::from_secs(60);
@@ -81,6 +91,9 @@ pub const LINGER_BYTES: u64 = 16 * 1024 * 1024;
 /// See [`LINGER_BYTES`].
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// How long a client that was let in before a drain may take to begin its first request.
+pub const FIRST_REQUEST: Duration = Duration::from_secs(2);
+
 /// The pause after an `accept` that failed for lack of descriptors or memory: first, and longest.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -101,6 +114,11 @@ pub struct Limits {
     pub body_time: Option<Duration>,
     /// See [`IDLE_TIME`].
     pub idle_time: Duration,
+    /// See [`PARK_TIME`].
+    pub park_time: Duration,
+    /// How old a connection may get; none for any age. One that is older ends with the exchange
+    /// under way or, without one, with the next. What it has become after an upgrade goes on.
+    pub lifetime: Option<Duration>,
     /// See [`WRITE_STALL`].
     pub write_stall: Duration,
     /// See [`DRAIN_TIME`].
@@ -117,6 +135,8 @@ impl Default for Limits {
             body_silence: BODY_SILENCE,
             body_time: Some(BODY_TIME),
             idle_time: IDLE_TIME,
+            park_time: PARK_TIME,
+            lifetime: None,
             write_stall: WRITE_STALL,
             drain_time: DRAIN_TIME,
         }
@@ -303,12 +323,14 @@ impl Server {
     ) -> Result<(), DrainCut> {
         // Every connection holds a sender: the channel closes when the last one is gone.
         let (running, cut) = smol::channel::bounded(1);
+        let exec = Exec(spawner.clone());
         let shared = Arc::new(Shared {
             handler,
             observer,
             slots: self.slots,
+            builders: Builders::new(&self.limits, &exec),
             limits: self.limits,
-            exec: Exec(spawner.clone()),
+            exec,
             shutdown: shutdown.clone(),
         });
         let accepting: Vec<_> = self
@@ -334,6 +356,7 @@ struct Shared<H, O> {
     handler: H,
     observer: O,
     limits: Limits,
+    builders: Builders,
     exec: Exec,
     shutdown: Shutdown,
     slots: Arc<Semaphore>,

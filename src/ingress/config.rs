@@ -28,6 +28,7 @@ const ALLOWED_PORTS: &str = "OPENSANDBOX_INGRESS_ALLOWED_PORTS";
 const DENIED_PORTS: &str = "OPENSANDBOX_INGRESS_DENIED_PORTS";
 const TRUSTED: &str = "OPENSANDBOX_INGRESS_TRUSTED_PROXIES";
 const CONNECTIONS: &str = "OPENSANDBOX_INGRESS_MAX_CONNECTIONS";
+const CONNECTION_LIFETIME: &str = "OPENSANDBOX_INGRESS_CONNECTION_LIFETIME";
 const RESPONSE_TIME: &str = "OPENSANDBOX_INGRESS_RESPONSE_TIMEOUT";
 const TUNNEL_IDLE: &str = "OPENSANDBOX_INGRESS_TUNNEL_IDLE_TIMEOUT";
 const TUNNEL_LIFETIME: &str = "OPENSANDBOX_INGRESS_TUNNEL_LIFETIME";
@@ -111,6 +112,13 @@ pub const SETTINGS: &[Setting] = &[
         default: "65536",
         kind: Kind::Text,
         help: "Most client connections at once; further ones wait in the kernel",
+    },
+    Setting {
+        flag: "connection-lifetime",
+        variable: CONNECTION_LIFETIME,
+        default: "1h",
+        kind: Kind::Text,
+        help: "How old the connection of a client may get before it ends with the exchange under way or, without one, with the next; up to a tenth less, so that not all end at once; 0 is any age",
     },
     Setting {
         flag: "response-timeout",
@@ -268,6 +276,7 @@ impl Config {
                 response_time: limit(values, RESPONSE_TIME)?,
                 drain_time: duration(values, DRAIN_TIME)?,
                 connections: connections(values)?,
+                connection_lifetime: limit(values, CONNECTION_LIFETIME)?,
             },
             drain_delay: duration(values, DRAIN_DELAY)?,
             renew: renew(values, read_file, warnings)?,

@@ -54,6 +54,9 @@ pub const STATUS_PATH: &str = "/status.ok";
 /// The most client connections; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 65_536;
 
+/// How old the connection of a client may get, a tunnel excepted.
+pub const CONNECTION_LIFETIME: Duration = Duration::from_secs(3600);
+
 /// How long connecting to a sandbox may take, the look-up of its name included.
 pub const CONNECT_TIME: Duration = Duration::from_secs(10);
 
@@ -99,6 +102,8 @@ pub struct Settings {
     pub drain_time: Duration,
     /// See [`MAX_CONNECTIONS`].
     pub connections: usize,
+    /// See [`CONNECTION_LIFETIME`]; none for any age.
+    pub connection_lifetime: Option<Duration>,
 }
 
 impl Settings {
@@ -114,6 +119,7 @@ impl Settings {
             response_time: None,
             drain_time: server::DRAIN_TIME,
             connections: MAX_CONNECTIONS,
+            connection_lifetime: Some(CONNECTION_LIFETIME),
         }
     }
 
@@ -122,6 +128,7 @@ impl Settings {
     pub fn limits(&self) -> Limits {
         Limits {
             connections: self.connections,
+            lifetime: self.connection_lifetime,
             body_bytes: u64::MAX,
             body_silence: BODY_SILENCE,
             body_time: None,

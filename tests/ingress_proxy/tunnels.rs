@@ -27,14 +27,19 @@ fn read_head(socket: &mut TcpStream) -> String {
 /// Asks for an upgrade and reads the head of the answer; `more` are header lines.
 fn ask(scene: &Scene, route: &str, more: &str) -> (TcpStream, String) {
     let mut client = scene.connect();
+    let head = ask_on(&mut client, route, more);
+    (client, head)
+}
+
+/// As [`ask`], on a connection that is there.
+fn ask_on(client: &mut TcpStream, route: &str, more: &str) -> String {
     write!(
         client,
         "GET /ws?x=1 HTTP/1.1\r\nHost: {route}.test\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
     )
     .unwrap();
-    let head = read_head(&mut client);
-    (client, head)
+    read_head(client)
 }
 
 const WEBSOCKET: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n";
@@ -285,6 +290,32 @@ fn tunnels_may_have_limits() {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).unwrap();
         assert_eq!(rest, b"\x88\x02\x03\xe9");
+    }
+}
+
+#[test]
+fn a_connection_that_was_idle_or_is_old_becomes_a_tunnel_that_stays() {
+    let mut settings = Settings::new(Mode::Header);
+    let lifetime = Duration::from_millis(300);
+    settings.connection_lifetime = Some(lifetime);
+    let park_time = lifetime / 30;
+    let scene = Scene::with(settings, |limits| limits.park_time = park_time);
+    let backend = echo();
+    let route = scene.sandbox("box", &backend);
+    for wait in [10 * park_time, 2 * lifetime] {
+        let mut client = scene.connect();
+        write!(client, "GET /status.ok HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        read_head(&mut client);
+        client.read_exact(&mut [0; 2]).unwrap();
+        std::thread::sleep(wait);
+        let head = ask_on(&mut client, &route, WEBSOCKET).to_ascii_lowercase();
+        assert!(head.starts_with("http/1.1 101 "), "{head}");
+        assert!(!head.contains("close"), "{head}");
+        std::thread::sleep(2 * lifetime);
+        client.write_all(b"still here").unwrap();
+        let mut back = [0; 10];
+        client.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"still here");
     }
 }
 

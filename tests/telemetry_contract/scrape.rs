@@ -1,15 +1,19 @@
 //! The scrape endpoint of the real daemon, read as strictly as a Prometheus server reads it, and
-//! by `promtool` where there is one.
+//! by Debian's Prometheus itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use opensandbox::telemetry::prometheus::name_of;
+use serde_json::Value;
 use support::egress::Place;
 use support::http::get;
+use support::sdk;
 
-use crate::daemon::{egress, traffic};
+use crate::daemon::{PATIENCE, egress, traffic};
 use crate::registry::rows_of;
 
 /// One line with a value.
@@ -162,15 +166,16 @@ fn assert_histogram(name: &str, samples: &[Sample]) {
 }
 
 fn assert_promtool_agrees(text: &str) {
-    let promtool = Command::new("promtool")
+    let Some(directory) = sdk::prometheus() else {
+        return;
+    };
+    let mut promtool = Command::new(directory.join("promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .spawn();
-    let Ok(mut promtool) = promtool else {
-        return support::skipped("no promtool; the scrape was checked by our own parser alone");
-    };
+        .spawn()
+        .expect("promtool runs");
     let mut input = promtool.stdin.take().expect("a pipe");
     input.write_all(text.as_bytes()).expect("promtool reads");
     drop(input);
@@ -182,6 +187,99 @@ fn assert_promtool_agrees(text: &str) {
         matches!(output.status.code(), Some(0 | 3)),
         "{said}\n{text}"
     );
+}
+
+/// A Prometheus that scrapes one target every second; ended when dropped.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Prometheus {
+    /// In the namespace of the caller; `None` where there is no Prometheus.
+    fn scraping(target: SocketAddr) -> Option<Self> {
+        let program = sdk::prometheus()?.join("prometheus");
+        let directory = tempfile::tempdir().expect("a directory");
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, support::free_port()));
+        let config = directory.path().join("prometheus.yml");
+        let text = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+             scrape_configs: [{{job_name: egress, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        );
+        std::fs::write(&config, text).expect("a file");
+        let process = Command::new(program)
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                directory.path().display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Prometheus runs");
+        Some(Self {
+            process,
+            address,
+            _directory: directory,
+        })
+    }
+
+    /// The first value that `query` has, once it has one.
+    fn value(&self, query: &str) -> String {
+        let path = format!("/api/v1/query?query={query}");
+        let value = || {
+            let answer = get(self.address, &path).ok()?;
+            let answer: Value = serde_json::from_str(&answer.body).ok()?;
+            let value = answer.pointer("/data/result/0/value/1")?.as_str()?;
+            Some(value.to_owned())
+        };
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match value() {
+                Some(value) => return value,
+                None => assert!(Instant::now() < deadline, "{query} has no value"),
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+#[test]
+fn a_real_prometheus_takes_all_of_it() {
+    let place = Place::new();
+    let port = place.enter(support::free_port);
+    let mut daemon = egress(&place)
+        .env("OTEL_METRICS_EXPORTER", "prometheus")
+        .env("OTEL_EXPORTER_PROMETHEUS_PORT", port)
+        .spawn();
+    traffic(&place);
+    let target = (place.api().ip(), port).into();
+    place.enter(|| {
+        let Some(prometheus) = Prometheus::scraping(target) else {
+            return;
+        };
+        let denied = "egress_policy_denied_total{sandbox_id=%22sb-contract%22}";
+        assert_eq!(prometheus.value(denied), "1");
+        assert_eq!(prometheus.value("up"), "1");
+        let answered = "egress_dns_query_duration_seconds_count%20%3E%200";
+        assert_ne!(prometheus.value(answered), "0");
+        // A sample it refuses is left out and counted.
+        let (scraped, kept) = (
+            "scrape_samples_scraped",
+            "scrape_samples_post_metric_relabeling",
+        );
+        assert_eq!(prometheus.value(scraped), prometheus.value(kept));
+    });
+    assert_eq!(daemon.stop().code(), Some(0));
 }
 
 #[test]

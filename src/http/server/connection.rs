@@ -1,190 +1,397 @@
-//! One connection: its protocol, its deadlines, its requests.
+//! One connection: its protocol, its requests, its end.
 //!
-//! Owns the watch over a connection. A request under way is bounded by its body's limits and by
-//! the client reading the response; between requests the client has to get on with it.
+//! Owns what an idle connection costs: after a moment without a request, hyper's buffers are given
+//! back and only the socket and its deadlines are kept, until there is something to be read.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::io::{self, IoSlice};
-use std::panic::AssertUnwindSafe;
+use std::io;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::http::header::{CONNECTION, EXPECT, HOST};
-use ::http::{HeaderMap, HeaderValue, Response, StatusCode, Version};
+use ::http::{HeaderValue, Response, StatusCode, Version};
+use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper::service::service_fn;
-use hyper_util::server::conn::auto::Builder;
+use hyper::rt::{Read, ReadBuf};
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper::upgrade::OnUpgrade;
 use smol::Timer;
 use smol::future::FutureExt;
 
 use super::exchange::{Exchange, Peer, Recorded, Recorder};
+use super::link::{Link, Watched};
+use super::watch::{Verdict, Watch};
 use super::{
-    Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS, MAX_PENDING_RESETS, MAX_STREAMS,
-    Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
+    FIRST_REQUEST, Handler, LINGER_BYTES, LINGER_TIME, Limits, MAX_ERROR_RESETS,
+    MAX_PENDING_RESETS, MAX_STREAMS, Observer, PING_INTERVAL, STREAM_SEND_BYTES, Shared, Slot,
 };
 use crate::http::body::{Bounds, Owner};
 use crate::http::io::{Clock, Exec, Stream};
 use crate::http::{Body, Request, error};
-
-/// The most bytes of interim responses that wait to be written when another one comes.
-const INTERIM_BYTES: usize = 16 * 1024;
+use crate::lifecycle::Shutdown;
 
 /// hyper's smallest read buffer.
 const READ_BUFFER_BYTES: usize = 8192;
 
+/// What a client says first to speak HTTP/2 (RFC 9113 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What makes connections of sockets, in either version.
+#[derive(Clone, Debug)]
+pub(super) struct Builders {
+    http1: http1::Builder,
+    http2: http2::Builder<Exec>,
+}
+
+impl Builders {
+    pub fn new(limits: &Limits, exec: &Exec) -> Self {
+        let mut http1 = http1::Builder::new();
+        http1
+            // The watch tells an idle connection from a slow head; hyper would not.
+            .header_read_timeout(None)
+            .max_header_size(limits.header_bytes)
+            .max_buf_size(limits.header_bytes.max(READ_BUFFER_BYTES));
+        let mut http2 = http2::Builder::new(exec.clone());
+        http2
+            .timer(Clock)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_send_buf_size(STREAM_SEND_BYTES)
+            // A client that opens streams only to reset them is told to go away (CVE-2023-44487).
+            .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+            .max_local_error_reset_streams(MAX_ERROR_RESETS)
+            .enable_connect_protocol()
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_INTERVAL);
+        Self { http1, http2 }
+    }
+}
+
 /// Serves one connection until either side closes it, it breaks a limit, or the drain is over.
 pub(super) async fn serve<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
-    stream: Stream,
+    mut stream: Stream,
     peer: Peer,
     slot: Slot,
 ) {
-    let slot = Arc::new(slot);
-    let activity = Arc::new(Activity::default());
-    let service = service_fn({
-        let (shared, activity, slot) = (shared.clone(), activity.clone(), slot.clone());
-        move |request| {
-            let exchange = Exchange::new(peer, slot.clone(), activity.clone());
-            let answer = answer(shared.clone(), activity.clone(), exchange, request);
-            async move { Ok::<_, Infallible>(answer.await) }
-        }
-    });
-    let builder = builder(&shared.limits, &shared.exec);
-    let watched = Watched {
-        stream,
-        activity: activity.clone(),
+    let link = Arc::new(Link::new(peer, shared.limits.lifetime));
+    let client = Client {
+        shared: &shared,
+        link: &link,
+        slot: &Arc::new(slot),
     };
-    let mut connection = pin!(builder.serve_connection_with_upgrades(watched, service));
-    let mut watch = Watch::new(&activity, &shared.limits);
-    let mut asked_to_end = pin!(shared.shutdown.wait());
-    let ended = poll_fn(|context| {
-        if let Poll::Ready(result) = connection.as_mut().poll(context) {
-            return Poll::Ready(Ended::ByItself(result));
+    let mut guard = Guard {
+        shutdown: &shared.shutdown,
+        asked_to_end: pin!(shared.shutdown.wait()),
+        is_listening: false,
+        watch: Watch::new(&link, &shared.limits),
+    };
+    let opened = {
+        let mut opening = pin!(opening(&mut stream));
+        match guard.over(|context| opening.as_mut().poll(context)).await {
+            Err(Verdict::Close) => within(FIRST_REQUEST, opening).await,
+            opened => opened.ok(),
         }
-        if asked_to_end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ended::ToBeClosed);
-        }
-        watch.poll(context)
-    })
-    .await;
-    match ended {
-        Ended::ByItself(Err(error)) => {
-            if let Some(error) = error.downcast_ref::<hyper::Error>()
-                && error.is_parse()
-            {
-                shared.observer.malformed(&peer, error);
-            }
-        }
-        Ended::ByItself(Ok(())) | Ended::OutOfTime => {}
-        Ended::ToBeClosed => {
-            connection.as_mut().graceful_shutdown();
-            let rest = shared.shutdown.drain(shared.limits.drain_time, connection);
-            if let Err(cut) = rest.await {
-                // One report is as good as many, so a full channel is no loss.
-                let _ = slot.running.try_send(cut);
-            }
+    };
+    let Some(Ok(octets)) = opened else { return };
+    if octets == PREFACE[..] {
+        link.speaks_http2();
+        let watched = Watched::new(stream, link.clone(), octets);
+        // On the heap, because it is large, and rare.
+        Box::pin(serve_http2(client, watched, &mut guard)).await;
+    } else if !octets.is_empty() {
+        let watched = Watched::new(stream, link.clone(), octets);
+        serve_http1(client, watched, &mut guard).await;
+    }
+}
+
+/// Reads what tells the versions apart, which is the whole preface of HTTP/2 or the first octets
+/// that are none of it. Nothing is the end of the connection.
+async fn opening(stream: &mut Stream) -> io::Result<Bytes> {
+    let mut octets = [MaybeUninit::uninit(); PREFACE.len()];
+    let mut buffer = ReadBuf::uninit(&mut octets);
+    loop {
+        let before = buffer.filled().len();
+        poll_fn(|context| Pin::new(&mut *stream).poll_read(context, buffer.unfilled())).await?;
+        let filled = buffer.filled();
+        let is_told = filled.len() == before || filled.len() == PREFACE.len();
+        if is_told || !PREFACE.starts_with(filled) {
+            return Ok(Bytes::copy_from_slice(filled));
         }
     }
 }
 
-fn builder(limits: &Limits, exec: &Exec) -> Builder<Exec> {
-    let mut builder = Builder::new(exec.clone());
-    builder
-        .http1()
-        .timer(Clock)
-        // The watch below tells an idle connection from a slow head; hyper would not.
-        .header_read_timeout(None)
-        .max_buf_size(limits.header_bytes.max(READ_BUFFER_BYTES));
-    builder
-        .http2()
-        .timer(Clock)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_send_buf_size(STREAM_SEND_BYTES)
-        // A client that opens streams only to reset them is told to go away (CVE-2023-44487).
-        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
-        .max_local_error_reset_streams(MAX_ERROR_RESETS)
-        .enable_connect_protocol()
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_INTERVAL);
-    builder
+/// What ends a connection, besides itself.
+struct Guard<'a, W> {
+    shutdown: &'a Shutdown,
+    asked_to_end: Pin<&'a mut W>,
+    /// Whether the connection is woken when it is asked to end, so that asking is enough.
+    is_listening: bool,
+    watch: Watch<'a>,
+}
+
+impl<W: Future<Output = ()>> Guard<'_, W> {
+    /// Polls `work` until it is done, or something is to become of the connection before it is.
+    async fn over<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, Verdict> {
+        poll_fn(|context| {
+            if let Poll::Ready(done) = work(context) {
+                return Poll::Ready(Ok(done));
+            }
+            if self.shutdown.is_triggered() {
+                return Poll::Ready(Err(Verdict::Close));
+            }
+            if !self.is_listening {
+                if self.asked_to_end.as_mut().poll(context).is_ready() {
+                    return Poll::Ready(Err(Verdict::Close));
+                }
+                self.is_listening = true;
+            }
+            self.watch.poll(context).map(Err)
+        })
+        .await
+    }
+}
+
+/// What comes of `work` in `time`, if something does.
+async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
+    let late = async {
+        Timer::after(time).await;
+        None
+    };
+    async { Some(work.await) }.or(late).await
+}
+
+/// A client that is served.
+struct Client<'a, H, O> {
+    shared: &'a Arc<Shared<H, O>>,
+    link: &'a Arc<Link>,
+    slot: &'a Arc<Slot>,
+}
+
+impl<H: Handler, O: Observer> Client<'_, H, O> {
+    fn service(
+        &self,
+    ) -> impl Service<
+        Request<Incoming>,
+        Response = Response<Recorded<H, O>>,
+        Error = Infallible,
+        Future: Send,
+    > + Send
+    + Unpin
+    + use<H, O> {
+        let (shared, link, slot) = (self.shared.clone(), self.link.clone(), self.slot.clone());
+        service_fn(move |request| answer(shared.clone(), link.clone(), slot.clone(), request))
+    }
+
+    /// Ends a connection when what is under way is done, or soon to come: the request of a client
+    /// that was let in just now is on its way, and hyper would hang up on it.
+    async fn finish<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut connection: Pin<&mut C>,
+        graceful_shutdown: impl FnOnce(Pin<&mut C>),
+    ) {
+        let rest = async {
+            let begun = poll_fn(|context| match connection.as_mut().poll(context) {
+                Poll::Ready(_) => Poll::Ready(false),
+                Poll::Pending if self.link.has_begun() => Poll::Ready(true),
+                Poll::Pending => Poll::Pending,
+            });
+            if within(FIRST_REQUEST, begun).await != Some(false) {
+                graceful_shutdown(connection.as_mut());
+                let _ended = connection.await;
+            }
+        };
+        let shared = self.shared;
+        let rest = shared.shutdown.drain(shared.limits.drain_time, rest);
+        if let Err(cut) = rest.await {
+            // One report is as good as many, so a full channel is no loss.
+            let _ = self.slot.running.try_send(cut);
+        }
+    }
+
+    fn report(&self, ended: hyper::Result<()>) {
+        if let Err(error) = ended
+            && error.is_parse()
+        {
+            self.shared.observer.malformed(&self.link.peer, &error);
+        }
+    }
+}
+
+async fn serve_http1<H: Handler, O: Observer>(
+    client: Client<'_, H, O>,
+    mut watched: Watched,
+    guard: &mut Guard<'_, impl Future<Output = ()>>,
+) {
+    loop {
+        let service = client.service();
+        let serving = client
+            .shared
+            .builders
+            .http1
+            .serve_connection(watched, service);
+        // On the heap, so that a parked connection takes no room for it.
+        let mut connection = Box::new(serving.with_upgrades());
+        guard.watch.allow_parking(true);
+        loop {
+            let mut pinned = Pin::new(&mut *connection);
+            match guard.over(|context| pinned.as_mut().poll(context)).await {
+                Ok(result) => return client.report(result),
+                Err(Verdict::Cut) => return,
+                Err(Verdict::Close) => {
+                    let end = http1::UpgradeableConnection::graceful_shutdown;
+                    return client.finish(pinned, end).await;
+                }
+
+                Err(Verdict::Retire) => pinned.graceful_shutdown(),
+                Err(Verdict::Park) => {
+                    client.link.keep(true);
+                    pinned.as_mut().graceful_shutdown();
+                    let ended = poll_fn(|context| Poll::Ready(pinned.as_mut().poll(context))).await;
+                    client.link.keep(false);
+                    match ended {
+                        Poll::Ready(Ok(())) => break,
+                        Poll::Ready(result) => return client.report(result),
+                        // It was not idle in the eyes of hyper, which ends it now when it is.
+                        Poll::Pending => guard.watch.allow_parking(false),
+                    }
+                }
+            }
+        }
+        // hyper has ended an idle connection, written all there was, and left the socket open.
+        let Some(parts) = connection.into_parts() else {
+            return;
+        };
+        watched = parts.io;
+        watched.put_back(parts.read_buf);
+        guard.watch.allow_parking(false);
+        let readable = guard.over(|context| watched.poll_readable(context));
+        if readable.await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn serve_http2<H: Handler, O: Observer>(
+    client: Client<'_, H, O>,
+    watched: Watched,
+    guard: &mut Guard<'_, impl Future<Output = ()>>,
+) {
+    let service = client.service();
+    let mut connection = pin!(
+        client
+            .shared
+            .builders
+            .http2
+            .serve_connection(watched, service)
+    );
+    loop {
+        match guard
+            .over(|context| connection.as_mut().poll(context))
+            .await
+        {
+            Ok(result) => return client.report(result),
+            Err(Verdict::Cut | Verdict::Park) => return,
+            Err(Verdict::Close) => {
+                let end = http2::Connection::graceful_shutdown;
+                return client.finish(connection, end).await;
+            }
+            Err(Verdict::Retire) => connection.as_mut().graceful_shutdown(),
+        }
+    }
 }
 
 /// Answers one request, whatever the handler does.
 async fn answer<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
-    activity: Arc<Activity>,
-    exchange: Exchange,
+    link: Arc<Link>,
+    slot: Arc<Slot>,
     request: Request<Incoming>,
-) -> Response<Recorded<H, O>> {
+) -> Result<Response<Recorded<H, O>>, Infallible> {
     let (mut head, incoming) = request.into_parts();
-    let mut recorder = Recorder::begin(
-        shared.clone(),
-        activity.clone(),
-        &mut head,
-        exchange.clone(),
-    );
+    let version = head.version;
+    let has_body = !incoming.is_end_stream();
+    let wants_switch = head.extensions.get::<OnUpgrade>().is_some();
+    link.begin(version, has_body, wants_switch);
+    let mut recorder = Recorder::begin(shared.clone(), link.clone(), slot, &mut head);
 
     let limits = &shared.limits;
-    let refusal =
-        if head.version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
-            Some((
-                StatusCode::BAD_REQUEST,
-                "exactly one Host header is required".to_owned(),
-            ))
-        } else if incoming.size_hint().lower() > limits.body_bytes {
-            let message = format!("the body is larger than {} bytes", limits.body_bytes);
-            Some((StatusCode::PAYLOAD_TOO_LARGE, message))
-        } else {
-            None
+    let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
+        Some((
+            StatusCode::BAD_REQUEST,
+            "exactly one Host header is required".to_owned(),
+        ))
+    } else if incoming.size_hint().lower() > limits.body_bytes {
+        let message = format!("the body is larger than {} bytes", limits.body_bytes);
+        Some((StatusCode::PAYLOAD_TOO_LARGE, message))
+    } else {
+        None
+    };
+
+    let body = if has_body {
+        let bounds = Bounds {
+            size: limits.body_bytes,
+            silence: limits.body_silence,
+            deadline: limits.body_time.map(|time| Instant::now() + time),
         };
-
-    let bounds = Bounds {
-        size: limits.body_bytes,
-        silence: limits.body_silence,
-        deadline: limits.body_time.map(|time| Instant::now() + time),
+        let reading = Reading {
+            exchange: recorder.exchange().clone(),
+            // Who waits for `100 Continue` has sent nothing yet.
+            lingers: !head.headers.contains_key(EXPECT),
+            exec: shared.exec.clone(),
+        };
+        Body::received(incoming, bounds, reading)
+    } else {
+        Body::empty()
     };
-    let reading = Reading {
-        exchange: exchange.clone(),
-        // Who waits for `100 Continue` has sent nothing yet.
-        lingers: !head.headers.contains_key(EXPECT),
-        exec: shared.exec.clone(),
-    };
-    let body = Body::received(incoming, bounds, reading);
 
-    let response = if let Some((status, message)) = refusal {
+    if let Some((status, message)) = refusal {
         drop(body);
         let mut response = error::text(status, &message);
-        if head.version < Version::HTTP_2 {
+        if version < Version::HTTP_2 {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        response
-    } else {
-        head.extensions.insert(exchange);
-        let handling = shared.handler.handle(Request::from_parts(head, body));
-        let handled = AssertUnwindSafe(handling).catch_unwind().await;
-        // The response may only follow when what comes before it is written.
-        poll_fn(|context| activity.poll_informed(context)).await;
-        match handled {
-            Ok(response) => response,
+        return Ok(recorder.attach(response));
+    }
+
+    head.extensions.insert(recorder.exchange().clone());
+    // Polled where it is: what is passed by value is copied, and this may be large.
+    let mut handling = pin!(shared.handler.handle(Request::from_parts(head, body)));
+    let handled = poll_fn(|context| {
+        let poll = AssertUnwindSafe(|| handling.as_mut().poll(context));
+        match catch_unwind(poll) {
+            Ok(polled) => polled.map(Some),
             // The panic itself went to the process's panic hook.
-            Err(_) => {
-                recorder.panicked();
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-                response
-            }
+            Err(_) => Poll::Ready(None),
         }
-    };
-    recorder.attach(response)
+    });
+    let handled = handled.await;
+    // The response may only follow when what comes before it is written.
+    poll_fn(|context| link.poll_informed(context)).await;
+    let mut response = handled.unwrap_or_else(|| {
+        recorder.panicked();
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    });
+    // hyper says so by itself, but only if it knew before the request came.
+    if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().entry(CONNECTION).or_insert(close);
+    }
+    Ok(recorder.attach(response))
 }
 
 /// A request's body while it is read.
@@ -200,8 +407,10 @@ impl Owner for Reading {
     }
 
     fn release(&mut self, unread: Option<Incoming>) {
-        if let (true, Some(rest)) = (self.lingers, unread) {
-            self.exec.0.spawn(linger(rest)).detach();
+        match unread {
+            None => self.exchange.link().body_ended(),
+            Some(rest) if self.lingers => self.exec.0.spawn(linger(rest)).detach(),
+            Some(_) => {}
         }
     }
 }
@@ -211,7 +420,7 @@ async fn linger(mut rest: Incoming) {
     let read = async {
         let mut left = LINGER_BYTES;
         while let Some(Ok(frame)) = rest.frame().await {
-            let length = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
+            let length = frame.data_ref().map_or(0, Bytes::len) as u64;
             match left.checked_sub(length) {
                 Some(now) => left = now,
                 None => return,
@@ -222,282 +431,4 @@ async fn linger(mut rest: Incoming) {
         Timer::after(LINGER_TIME).await;
     };
     read.or(late).await;
-}
-
-/// What a connection is doing, as its socket, its requests and its watch see it.
-#[derive(Debug, Default)]
-pub(super) struct Activity {
-    /// Requests whose response has not ended.
-    pub(super) in_flight: AtomicU64,
-    /// Requests begun so far.
-    begun: AtomicU64,
-    /// Whether bytes came in since the last request began.
-    received: AtomicBool,
-    http2: AtomicBool,
-    /// Whether the socket refuses to take more bytes.
-    blocked: AtomicBool,
-    /// Writes that succeeded so far.
-    writes: AtomicU64,
-    /// Whether the requests are HTTP/1.0, where the end of the connection may be the end of a body.
-    http1_0: AtomicBool,
-    /// Whether the connection is to be reset, because its end would pass for that of a body.
-    is_cut: AtomicBool,
-    /// Whether there is an interim response to be written.
-    is_informing: AtomicBool,
-    interim: Mutex<Interim>,
-}
-
-/// Interim responses (1xx) on their way. hyper has no place for them on the server's side, so they
-/// are written past it: while a handler works, and everything hyper has for the client is written.
-#[derive(Debug, Default)]
-struct Interim {
-    bytes: Vec<u8>,
-    /// Wakes the handler when they are written.
-    waker: Option<Waker>,
-}
-
-impl Activity {
-    pub(super) fn begin(&self, version: Version) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        self.received.store(false, Ordering::Relaxed);
-        self.http2
-            .store(version == Version::HTTP_2, Ordering::Relaxed);
-        self.http1_0
-            .store(version < Version::HTTP_11, Ordering::Relaxed);
-    }
-
-    /// Queues an interim response, if there can be one.
-    pub(super) fn inform(&self, status: StatusCode, headers: &HeaderMap) {
-        if self.http2.load(Ordering::Relaxed) || self.http1_0.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut interim = self.interim();
-        if interim.bytes.len() > INTERIM_BYTES {
-            return;
-        }
-        let reason = status.canonical_reason().unwrap_or_default();
-        let line = format!("HTTP/1.1 {} {reason}\r\n", status.as_str());
-        interim.bytes.extend_from_slice(line.as_bytes());
-        for (name, value) in headers {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                interim.bytes.extend_from_slice(part);
-            }
-        }
-        interim.bytes.extend_from_slice(b"\r\n");
-        self.is_informing.store(true, Ordering::Release);
-    }
-
-    /// Ready when no interim response waits to be written.
-    fn poll_informed(&self, context: &Context<'_>) -> Poll<()> {
-        if !self.is_informing.load(Ordering::Acquire) {
-            return Poll::Ready(());
-        }
-        let mut interim = self.interim();
-        if interim.bytes.is_empty() {
-            return Poll::Ready(());
-        }
-        interim.waker = Some(context.waker().clone());
-        Poll::Pending
-    }
-
-    fn interim(&self) -> MutexGuard<'_, Interim> {
-        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The body of a response has failed. Where its end is marked, leaving out the mark says so.
-    pub(super) fn fail(&self) {
-        if self.http1_0.load(Ordering::Relaxed) {
-            self.is_cut.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        let begun = self.begun.load(Ordering::Relaxed);
-        if self.blocked.load(Ordering::Relaxed) {
-            Phase::Stalled(self.writes.load(Ordering::Relaxed))
-        } else if self.in_flight.load(Ordering::Relaxed) > 0 {
-            Phase::Busy
-        } else if begun == 0
-            || (self.received.load(Ordering::Relaxed) && !self.http2.load(Ordering::Relaxed))
-        {
-            Phase::Head(begun)
-        } else {
-            Phase::Idle(begun)
-        }
-    }
-}
-
-/// What a connection is waiting for. The numbers tell one wait from the next of its kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The head of a request.
-    Head(u64),
-    /// A handler, or a body.
-    Busy,
-    /// The client, to read what was written.
-    Stalled(u64),
-    /// The next request.
-    Idle(u64),
-}
-
-enum Ended<E> {
-    ByItself(Result<(), E>),
-    OutOfTime,
-    /// It is to end as soon as what is under way is done.
-    ToBeClosed,
-}
-
-/// The deadlines of a connection, on one timer that is rarely touched: it is armed for the nearest
-/// deadline and, when it fires, armed again if that deadline has moved.
-struct Watch<'a> {
-    activity: &'a Activity,
-    limits: &'a Limits,
-    phase: Phase,
-    since: Instant,
-    armed: Instant,
-    timer: Timer,
-}
-
-impl<'a> Watch<'a> {
-    fn new(activity: &'a Activity, limits: &'a Limits) -> Self {
-        let now = Instant::now();
-        let armed = now + limits.header_time;
-        Self {
-            activity,
-            limits,
-            phase: activity.phase(),
-            since: now,
-            armed,
-            timer: Timer::at(armed),
-        }
-    }
-
-    fn poll<E>(&mut self, context: &mut Context<'_>) -> Poll<Ended<E>> {
-        loop {
-            let now = Instant::now();
-            let phase = self.activity.phase();
-            if phase != self.phase {
-                (self.phase, self.since) = (phase, now);
-            }
-            let (limit, end) = self.sentence();
-            let deadline = match end {
-                Some(end) if self.since + limit <= now => return Poll::Ready(end),
-                Some(_) => self.since + limit,
-                // A response that ends on another thread wakes nobody here, so look again.
-                None => now + limit,
-            };
-            if deadline < self.armed {
-                self.armed = deadline;
-                self.timer.set_at(deadline);
-            }
-            if Pin::new(&mut self.timer).poll(context).is_pending() {
-                return Poll::Pending;
-            }
-            self.armed = now + Duration::from_secs(u32::MAX.into());
-        }
-    }
-
-    /// How long the present phase may last, and what happens then.
-    fn sentence<E>(&self) -> (Duration, Option<Ended<E>>) {
-        match self.phase {
-            Phase::Head(_) => (self.limits.header_time, Some(Ended::OutOfTime)),
-            Phase::Stalled(_) => (self.limits.write_stall, Some(Ended::OutOfTime)),
-            Phase::Idle(_) => (self.limits.idle_time, Some(Ended::ToBeClosed)),
-            Phase::Busy => (self.limits.idle_time, None),
-        }
-    }
-}
-
-/// A stream that notes what happens on it.
-struct Watched {
-    stream: Stream,
-    activity: Arc<Activity>,
-}
-
-impl Watched {
-    fn poll_inform(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut interim = self.activity.interim();
-        while !interim.bytes.is_empty() {
-            let written = Pin::new(&mut self.stream).poll_write(context, &interim.bytes);
-            let count = ready!(written)?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            interim.bytes.drain(..count);
-        }
-        self.activity.is_informing.store(false, Ordering::Release);
-        if let Some(waker) = interim.waker.take() {
-            waker.wake();
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        if written.is_ready() {
-            self.activity.writes.fetch_add(1, Ordering::Relaxed);
-        }
-        self.activity
-            .blocked
-            .store(written.is_pending(), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if self.activity.is_cut.load(Ordering::Relaxed) {
-            self.stream.reset_when_closed();
-        }
-    }
-}
-
-impl Read for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        cursor: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_read(context, cursor);
-        if polled.is_ready() {
-            self.activity.received.store(true, Ordering::Relaxed);
-        }
-        polled
-    }
-}
-
-impl Write for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(&polled);
-        polled
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.activity.is_informing.load(Ordering::Acquire) {
-            ready!(self.poll_inform(context))?;
-        }
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.note(&polled);
-        polled
-    }
 }

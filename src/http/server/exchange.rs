@@ -10,13 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use ::http::header::{CONTENT_LENGTH, Entry};
+use ::http::header::{CONNECTION, CONTENT_LENGTH, Entry};
 use ::http::request::Parts;
-use ::http::{HeaderMap, Method, StatusCode};
+use ::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::connection::Activity;
+use super::link::{self, Link};
 use super::{Handler, Observer, Shared, Slot};
 use crate::http::{Body, Response, body};
 
@@ -41,24 +41,31 @@ pub struct Exchange(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    peer: Peer,
+    link: Arc<Link>,
+    _slot: Arc<Slot>,
+    method: Method,
+    started: Instant,
     route: OnceLock<&'static str>,
     received: AtomicU64,
     sent: AtomicU64,
-    activity: Arc<Activity>,
-    _slot: Arc<Slot>,
 }
 
 impl Exchange {
-    pub(super) fn new(peer: Peer, slot: Arc<Slot>, activity: Arc<Activity>) -> Self {
+    fn new(link: Arc<Link>, slot: Arc<Slot>, method: Method) -> Self {
         Self(Arc::new(Inner {
-            peer,
+            link,
+            _slot: slot,
+            method,
+            started: Instant::now(),
             route: OnceLock::new(),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            activity,
-            _slot: slot,
         }))
+    }
+
+    /// The connection it takes place on.
+    pub(super) fn link(&self) -> &Link {
+        &self.0.link
     }
 
     /// The bytes of the request's body read so far.
@@ -77,17 +84,17 @@ impl Exchange {
     /// future. HTTP/1.0 has no interim responses, hyper none over HTTP/2, and there is a limit to
     /// what may wait; beyond these nothing is sent, which a client has to expect.
     pub fn inform(&self, status: StatusCode, headers: &HeaderMap) {
-        self.0.activity.inform(status, headers);
+        self.0.link.inform(status, headers);
     }
 
     pub(super) fn add_received(&self, bytes: u64) {
-        self.0.received.fetch_add(bytes, Ordering::Relaxed);
+        link::add(&self.0.received, bytes);
     }
 
     /// Who sent the request.
     #[must_use]
     pub fn peer(&self) -> Peer {
-        self.0.peer
+        self.0.link.peer
     }
 
     /// Notes the template the request matched; the first one stays.
@@ -137,11 +144,8 @@ pub struct Access {
 /// Tells the observer about an exchange when it is dropped.
 pub(super) struct Recorder<H: Handler, O: Observer> {
     shared: Arc<Shared<H, O>>,
-    activity: Arc<Activity>,
     span: Option<O::Span>,
     exchange: Exchange,
-    started: Instant,
-    method: Method,
     status: Option<StatusCode>,
     outcome: Outcome,
     failure: Option<String>,
@@ -150,24 +154,24 @@ pub(super) struct Recorder<H: Handler, O: Observer> {
 impl<H: Handler, O: Observer> Recorder<H, O> {
     pub(super) fn begin(
         shared: Arc<Shared<H, O>>,
-        activity: Arc<Activity>,
+        link: Arc<Link>,
+        slot: Arc<Slot>,
         head: &mut Parts,
-        exchange: Exchange,
     ) -> Self {
-        activity.begin(head.version);
-        let span = shared.observer.begin(head, &exchange.peer());
+        let span = shared.observer.begin(head, &link.peer);
         shared.observer.share(&span, &mut head.extensions);
         Self {
             shared,
-            activity,
             span: Some(span),
-            exchange,
-            started: Instant::now(),
-            method: head.method.clone(),
+            exchange: Exchange::new(link, slot, head.method.clone()),
             status: None,
             outcome: Outcome::Aborted,
             failure: None,
         }
+    }
+
+    pub(super) fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     pub(super) fn panicked(&mut self) {
@@ -178,7 +182,17 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
     pub(super) fn attach(mut self, response: Response) -> ::http::Response<Recorded<H, O>> {
         let (mut head, mut body) = response.into_parts();
         self.status = Some(head.status);
-        let head_only = self.method == Method::HEAD;
+        let exchange = &self.exchange.0;
+        let is_last = exchange
+            .link
+            .expires
+            .is_some_and(|at| exchange.started >= at);
+        if is_last && !exchange.link.is_http2() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+            // The connection is old enough, and the client waits for nothing else on it.
+            let close = HeaderValue::from_static("close");
+            head.headers.insert(CONNECTION, close);
+        }
+        let head_only = exchange.method == Method::HEAD;
         if head_only
             && let (Some(length @ 1..), Entry::Vacant(entry)) =
                 (body.size_hint().exact(), head.headers.entry(CONTENT_LENGTH))
@@ -213,13 +227,14 @@ impl<H: Handler, O: Observer> Recorder<H, O> {
 
 impl<H: Handler, O: Observer> Drop for Recorder<H, O> {
     fn drop(&mut self) {
-        self.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let exchange = &self.exchange.0;
+        exchange.link.end();
         if let Some(span) = self.span.take() {
             let access = Access {
-                method: std::mem::take(&mut self.method),
+                method: exchange.method.clone(),
                 route: self.exchange.route(),
                 status: self.status,
-                duration: self.started.elapsed(),
+                duration: exchange.started.elapsed(),
                 received: self.exchange.received(),
                 bytes: self.exchange.sent(),
                 outcome: self.outcome,
@@ -252,7 +267,7 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
         let this = &mut *self;
         if let Some(error) = this.failure.take() {
             this.recorder.failure = Some(error.to_string());
-            this.recorder.activity.fail();
+            this.recorder.exchange.link().fail();
             return Poll::Ready(Some(Err(error)));
         }
         let body = Pin::new(&mut this.body);
@@ -268,8 +283,7 @@ impl<H: Handler, O: Observer> http_body::Body for Recorded<H, O> {
             Poll::Ready(None) => this.recorder.complete(),
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                let sent = &this.recorder.exchange.0.sent;
-                sent.fetch_add(length, Ordering::Relaxed);
+                link::add(&this.recorder.exchange.0.sent, length);
                 if this.body.is_end_stream() {
                     this.recorder.complete();
                 }

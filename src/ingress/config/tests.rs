@@ -42,6 +42,9 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.proxy.connections, proxy::MAX_CONNECTIONS);
     assert!(config.proxy.ports.contain(44772));
     assert_eq!(config.proxy.tunnel_idle, None);
+    let lifetime = |config: &Config| config.proxy.connection_lifetime;
+    assert_eq!(lifetime(&config), Some(proxy::CONNECTION_LIFETIME));
+    assert_eq!(lifetime(&read(&[(CONNECTION_LIFETIME, "0")])), None);
     assert_eq!(config.proxy.response_time, None);
     let renew = read(&[(RENEW, "true")]).renew.unwrap().settings;
     assert_eq!(renew.redis, Dsn::parse("redis://127.0.0.1:6379/0").unwrap());

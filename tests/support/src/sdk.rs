@@ -1,4 +1,4 @@
-//! The official clients, unmodified, as scripts below `scripts/` install them.
+//! Other people's programs, unmodified, as scripts below `scripts/` install them.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ fn root() -> &'static Path {
     support.ancestors().nth(2).expect("the root of the package")
 }
 
-/// What an installing script prints; `None` where the SDK cannot be had, which was then said.
+/// What an installing script prints; `None` where it cannot be had, which was then said.
 fn installed(script: &str) -> Option<PathBuf> {
     let path = root().join("scripts").join(script);
     let Output {
@@ -36,6 +36,12 @@ pub fn python() -> Option<PathBuf> {
 pub fn javascript() -> Option<(PathBuf, PathBuf)> {
     let home = installed("javascript-sdk")?;
     Some((home.join("node"), home))
+}
+
+/// The directory of `prometheus` and `promtool`.
+#[must_use]
+pub fn prometheus() -> Option<PathBuf> {
+    installed("prometheus")
 }
 
 /// The version of a package in a list such as `tests/sdks/requirements.txt`.
