@@ -187,6 +187,7 @@ complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l allo
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l denied-ports -d 'Ports of sandboxes that cannot be reached, whatever is allowed' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l trusted-proxies -d 'Whose X-Forwarded-For and X-Real-IP count, comma list of addresses and networks; without one everybody\'s' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l max-connections -d 'Most client connections at once; further ones wait in the kernel' -r
+complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l connection-lifetime -d 'How old the connection of a client may get before it ends with the exchange under way or, without one, with the next; up to a tenth less, so that not all end at once; 0 is any age' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l response-timeout -d 'How long a sandbox may take to begin its answer, such as 5m; 0 is any time' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l tunnel-idle-timeout -d 'How long a WebSocket or another tunnel may be silent; 0 is any time' -r
 complete -c opensandbox -n "__fish_opensandbox_using_subcommand ingress" -l tunnel-lifetime -d 'How long a WebSocket or another tunnel may last; 0 is any time' -r

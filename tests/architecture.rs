@@ -82,6 +82,7 @@ fn the_policy_and_the_codecs_are_pure() {
         [
             "egress/policy",
             "egress/dns/wire",
+            "json",
             "execd/api/pty/frames",
             "execd/frames",
             "execd/lines",

@@ -58,16 +58,11 @@ struct Direction {
 }
 
 impl Direction {
-    fn wake(&self) {
+    /// Notes that it has become ready; returns whom to wake.
+    fn tick(&self) -> Option<Waker> {
         self.ticks.fetch_add(1, Ordering::Release);
-        let waker = self
-            .waker
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        let mut waker = self.waker.lock().unwrap_or_else(PoisonError::into_inner);
+        waker.take()
     }
 
     /// Ready if something has happened since `seen` ticks.
@@ -76,11 +71,14 @@ impl Direction {
         if self.ticks.load(Ordering::Acquire) != seen {
             return Poll::Ready(());
         }
-        if !waker
+        let is_known = waker
             .as_ref()
-            .is_some_and(|waker| waker.will_wake(context.waker()))
-        {
-            *waker = Some(context.waker().clone());
+            .is_some_and(|waker| waker.will_wake(context.waker()));
+        if !is_known {
+            let former = waker.replace(context.waker().clone());
+            // Whatever goes with it goes when nothing is locked.
+            drop(waker);
+            drop(former);
         }
         Poll::Pending
     }
@@ -109,17 +107,18 @@ impl Reactor {
         let mut context = Context::from_waker(&waker);
         let mut future = pin!(future);
         let mut events = Vec::with_capacity(EVENTS);
+        let mut wakers = Vec::with_capacity(EVENTS);
         loop {
             self.notice.is_set.store(false, Ordering::SeqCst);
             if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
                 return output;
             }
-            self.wait(&mut events);
+            self.wait(&mut events, &mut wakers);
         }
     }
 
     /// Takes what has happened; waits for it if the future is not to be polled anyway.
-    fn wait(&self, events: &mut Vec<epoll::Event>) {
+    fn wait(&self, events: &mut Vec<epoll::Event>, wakers: &mut Vec<Waker>) {
         let notice = &self.notice;
         notice.is_waiting.store(true, Ordering::SeqCst);
         let at_once = rustix::event::Timespec::default();
@@ -131,31 +130,36 @@ impl Reactor {
             // Interrupted; there is no other reason once the descriptor exists.
             return;
         }
-        for event in events.iter() {
+        self.note(events, wakers);
+        // Not before the sources are unlocked: who is woken may be dropped, and its sockets with it.
+        wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Notes what has happened, and whom to wake.
+    fn note(&self, events: &[epoll::Event], wakers: &mut Vec<Waker>) {
+        let sources = self.sources();
+        for event in events {
             let (flags, data) = (event.flags, event.data);
             if data.u64() == NOTICE {
-                notice.clear();
+                self.notice.clear();
                 continue;
             }
-            let source = self.source(data.u64());
-            let Some(source) = source else { continue };
+            let number = usize::try_from(data.u64()).unwrap_or(usize::MAX);
+            let Some(Some(source)) = sources.slots.get(number) else {
+                continue;
+            };
             let ended = EventFlags::ERR | EventFlags::HUP;
             if flags.intersects(EventFlags::RDHUP | ended) {
                 // Before the tick that tells of it.
                 source.has_ended.store(true, Ordering::Release);
             }
             if flags.intersects(EventFlags::IN | EventFlags::RDHUP | ended) {
-                source.read.wake();
+                wakers.extend(source.read.tick());
             }
             if flags.intersects(EventFlags::OUT | ended) {
-                source.write.wake();
+                wakers.extend(source.write.tick());
             }
         }
-    }
-
-    fn source(&self, number: u64) -> Option<Arc<Source>> {
-        let number = usize::try_from(number).ok()?;
-        self.sources().slots.get(number)?.clone()
     }
 
     fn add(&self, socket: &impl AsFd) -> io::Result<(usize, Arc<Source>)> {

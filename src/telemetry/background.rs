@@ -10,3 +10,21 @@ pub(super) fn step_back() {
     // Linux keeps the nice value by thread. Where it may not be changed it stays.
     let _ = rustix::process::nice(STEP);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::getpriority_process;
+
+    #[test]
+    fn only_the_calling_thread_steps_back() {
+        let before = getpriority_process(None).unwrap();
+        let stepped = std::thread::spawn(|| {
+            step_back();
+            getpriority_process(None).unwrap()
+        });
+        // The least a thread can have is 19.
+        assert_eq!(stepped.join().unwrap(), (before + STEP).min(19));
+        assert_eq!(getpriority_process(None).unwrap(), before);
+    }
+}

@@ -173,12 +173,17 @@ impl Pipeline {
             [_, ..] if Context::is_current_telemetry_suppressed() => &[],
             exports => exports,
         };
-        self.encode(record, context, !exports.is_empty(), |written| {
+        let worth_it = exports.iter().any(ExportQueue::has_room);
+        self.encode(record, context, worth_it, |written| {
             for output in &self.outputs {
                 output.queue.push(written.line);
             }
             for queue in exports {
-                queue.push(written.record);
+                if worth_it {
+                    queue.push(written.record);
+                } else {
+                    queue.refuse();
+                }
             }
         });
     }

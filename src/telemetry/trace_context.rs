@@ -105,19 +105,20 @@ impl fmt::Display for TraceParent {
         write!(
             f,
             "00-{}-{}-{:02x}",
-            Hex(&self.trace_id),
-            Hex(&self.span_id),
+            hex_text(&self.trace_id),
+            hex_text(&self.span_id),
             self.flags
         )
     }
 }
 
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
+/// `bytes` in lower-case hexadecimal digits.
+fn hex_text(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+    digits
+        .map(|digit| char::from(DIGITS[usize::from(digit)]))
+        .collect()
 }
 
 /// `N` bytes from lower-case hexadecimal digits at `from`; upper case is not allowed here.
@@ -199,8 +200,8 @@ impl TraceContext {
         match self.parent {
             None => logger.clone(),
             Some(parent) => logger.new(o!(
-                TRACE_ID_KEY => Hex(&parent.trace_id).to_string(),
-                SPAN_ID_KEY => Hex(&parent.span_id).to_string(),
+                TRACE_ID_KEY => hex_text(&parent.trace_id),
+                SPAN_ID_KEY => hex_text(&parent.span_id),
                 FLAGS_KEY => parent.flags,
             )),
         }

@@ -10,7 +10,7 @@ use opensandbox::ingress::provider::{
     self, CacheStatus, Config, Directory, Missing, Provider, SETTINGS, Sandbox,
 };
 use opensandbox::runtime::Runtime;
-use support::kube::Cluster;
+use support::kube::{Cluster, Request, Verb};
 
 use crate::log::Log;
 
@@ -27,6 +27,13 @@ pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "{what}: not in time");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// The requests for lists so far, but for those that only ask how far the server is.
+pub fn lists(cluster: &Cluster) -> Vec<Request> {
+    let mut lists = cluster.requests_for(Verb::List);
+    lists.retain(|list| list.query.get("limit").is_none_or(|limit| limit != "1"));
+    lists
 }
 
 /// A running provider.

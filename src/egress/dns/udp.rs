@@ -1,4 +1,4 @@
-//! The UDP path: one plain thread that waits in `epoll`, receives and sends in batches, and owns
+//! The UDP path: one plain thread that waits in `poll`, receives and sends in batches, and owns
 //! everything it touches.
 //!
 //! Never blocks besides that wait, takes no lock, and allocates nothing for a query it relays once
@@ -15,8 +15,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use slog::error;
 
 use self::sources::Sources;
@@ -42,10 +41,15 @@ const MAX_BATCHES: usize = 4;
 /// Pause before the thread goes on after a panic, so that one that repeats does not spin.
 const PANIC_PAUSE: Duration = Duration::from_millis(100);
 
-/// Numbers under which the listeners and the stop signal are registered; those below are sockets
-/// towards upstreams.
-const LISTENERS: u64 = 1 << 32;
-const STOP: u64 = 1 << 33;
+/// What may have something to say.
+#[derive(Clone, Copy)]
+enum Voice {
+    /// The socket towards an upstream with this number.
+    Source(u32),
+    /// The listener at this position.
+    Listener(usize),
+    Stop,
+}
 
 /// Asks the thread to end.
 pub struct Stop {
@@ -79,7 +83,7 @@ impl Stop {
 /// were waiting, and is reported.
 pub fn serve(shared: &Shared, listeners: &[UdpSocket], stop: &Stop) {
     loop {
-        let run = || Worker::new(shared, listeners, stop)?.run();
+        let run = || Worker::new(shared, listeners, stop).run();
         let logger = shared.observer.logger();
         match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => return,
@@ -97,7 +101,8 @@ struct Worker<'a> {
     shared: &'a Shared,
     listeners: &'a [UdpSocket],
     stop: &'a Stop,
-    epoll: Arc<OwnedFd>,
+    /// No new queries are taken.
+    draining: bool,
     /// Answers to clients, one queue for each listener.
     replies: Vec<Outbox>,
     sources: Sources,
@@ -106,6 +111,8 @@ struct Worker<'a> {
     /// The servers the sockets were last compared with.
     set: Arc<Set>,
     /// Scratch space that keeps its size.
+    polled: Vec<PollFd<'static>>,
+    voices: Vec<Voice>,
     name: String,
     addresses: Vec<Address>,
     ips: Vec<std::net::IpAddr>,
@@ -132,75 +139,85 @@ enum Failure {
 }
 
 impl<'a> Worker<'a> {
-    fn new(shared: &'a Shared, listeners: &'a [UdpSocket], stop: &'a Stop) -> io::Result<Self> {
-        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
-        for (number, listener) in (LISTENERS..).zip(listeners) {
-            let event = epoll::EventData::new_u64(number);
-            epoll::add(&epoll, listener, event, epoll::EventFlags::IN)?;
-        }
-        let event = epoll::EventData::new_u64(STOP);
-        epoll::add(&epoll, &stop.event, event, epoll::EventFlags::IN)?;
-        Ok(Self {
+    fn new(shared: &'a Shared, listeners: &'a [UdpSocket], stop: &'a Stop) -> Self {
+        Self {
             shared,
             listeners,
             stop,
-            sources: Sources::new(Arc::clone(&epoll), Arc::clone(&shared.hooks.socket)),
-            epoll,
+            draining: false,
             replies: listeners.iter().map(|_| Outbox::default()).collect(),
+            sources: Sources::new(Arc::clone(&shared.hooks.socket)),
             table: Table::new(shared.max_in_flight),
             entropy: Entropy::new(),
             set: Arc::default(),
+            polled: Vec::new(),
+            voices: Vec::new(),
             name: String::new(),
             addresses: Vec::new(),
             ips: Vec::new(),
             places: Vec::new(),
             unsent: Vec::new(),
-        })
+        }
     }
 
     fn run(mut self) -> io::Result<()> {
         let mut queries = Inbox::new(MAX_QUERY);
         let mut answers = Inbox::new(MAX_MESSAGE);
-        let mut events = Vec::with_capacity(BATCH);
-        let mut draining = false;
         loop {
-            events.clear();
-            let timeout = self.timeout(draining);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(cause) => return Err(cause.into()),
-            }
-            for event in events.drain(..) {
-                match event.data.u64() {
-                    STOP => {
-                        draining = true;
-                        epoll::delete(&self.epoll, &self.stop.event)?;
-                        for listener in self.listeners {
-                            epoll::delete(&self.epoll, listener)?;
-                        }
-                    }
-                    number if number >= LISTENERS => {
-                        let listener = usize::try_from(number - LISTENERS).unwrap_or_default();
-                        self.receive_queries(listener, &mut queries);
-                    }
-                    number => {
-                        let source = u32::try_from(number).unwrap_or(u32::MAX);
-                        self.receive_answers(source, &mut answers);
-                    }
+            self.wait()?;
+            let mut voices = std::mem::take(&mut self.voices);
+            for voice in voices.drain(..) {
+                match voice {
+                    Voice::Source(number) => self.receive_answers(number, &mut answers),
+                    Voice::Listener(position) => self.receive_queries(position, &mut queries),
+                    Voice::Stop => self.draining = true,
                 }
             }
+            self.voices = voices;
             self.send();
             self.attend(Instant::now());
-            if draining && self.table.len() == 0 {
+            if self.draining && self.table.len() == 0 {
                 return Ok(());
             }
         }
     }
 
+    /// Waits until there is something to do; `self.voices` are those that have something to say.
+    ///
+    /// With `poll` rather than `epoll`, which is told of every datagram that is sent or arrives,
+    /// also while the thread is at work: that costs more than a look at a few sockets, once for all
+    /// that arrived meanwhile.
+    fn wait(&mut self) -> io::Result<()> {
+        let (timeout, draining) = (self.timeout(), self.draining);
+        let mut fds: Vec<PollFd<'_>> = std::mem::take(&mut self.polled);
+        let sources = self.sources.iter();
+        for (number, source) in sources {
+            fds.push(PollFd::new(&source.socket, PollFlags::IN));
+            self.voices.push(Voice::Source(number));
+        }
+        if !draining {
+            for (position, listener) in self.listeners.iter().enumerate() {
+                fds.push(PollFd::new(listener, PollFlags::IN));
+                self.voices.push(Voice::Listener(position));
+            }
+            fds.push(PollFd::new(&self.stop.event, PollFlags::IN));
+            self.voices.push(Voice::Stop);
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+        let mut said = fds.iter().map(|fd| !fd.revents().is_empty());
+        self.voices.retain(|_| said.next().unwrap_or_default());
+        // Empty, and its space for the next time.
+        self.polled = fds.into_iter().map_while(|_| None).collect();
+        Ok(())
+    }
+
     /// How long to wait at most; `None` when nothing is due.
-    fn timeout(&self, draining: bool) -> Option<Timespec> {
+    fn timeout(&self) -> Option<Timespec> {
         let due = self.table.next_due();
-        let until = self.stop.until.get().filter(|_| draining).copied();
+        let until = self.stop.until.get().filter(|_| self.draining).copied();
         let moment = match (due, until) {
             (Some(due), Some(until)) => due.min(until),
             (due, until) => due.or(until)?,

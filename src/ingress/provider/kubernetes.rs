@@ -37,14 +37,17 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How long a list, or a page of one, may take.
 pub const LIST_TIME: Duration = Duration::from_secs(120);
-/// The least a watch is asked to last; the most is twice as long.
-pub const WATCH_TIME: Duration = Duration::from_secs(300);
+/// The least a watch is asked to last; the most is twice as long. While nothing changes its end may
+/// be the only sign of life: bookmarks come for versions after the one it began with, and it depends
+/// on etcd whether those pass without a change.
+pub const WATCH_TIME: Duration = Duration::from_secs(120);
 /// How much longer than it was asked to last a watch is waited for.
 pub const WATCH_MARGIN: Duration = Duration::from_secs(30);
 /// The first wait before another attempt.
 pub const FIRST_WAIT: Duration = Duration::from_millis(800);
-/// The longest such wait, before chance is added.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest such wait, before chance is added: what changed while the server was away is unknown
+/// for as long after its return.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The rate of requests when none is given, or zero.
 const QPS: f64 = 5.0;

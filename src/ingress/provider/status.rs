@@ -61,8 +61,8 @@ impl CacheStatus {
         self.in_touch.load(Ordering::Relaxed)
     }
 
-    /// How long ago the source last gave a sign of life: a listing, an event or a bookmark, which
-    /// comes about every minute when nothing happens. None if it never did.
+    /// How long ago the source last gave a sign of life: a listing, an event, a bookmark, or the end
+    /// of a watch in good order, every few minutes. None if it never did.
     #[must_use]
     pub fn last_event_age(&self) -> Option<Duration> {
         match self.heard.load(Ordering::Relaxed) {

@@ -147,3 +147,69 @@ impl Sink for Logs {
         self.delivery.settle(&self.account, batch.records);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::read::GzDecoder;
+    use opentelemetry::KeyValue;
+    use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs};
+    use std::io::Read as _;
+
+    fn batch(records: usize) -> (Batch, Vec<LogRecord>) {
+        let record = |number: usize| LogRecord {
+            time_unix_nano: number as u64,
+            event_name: "e".repeat(number),
+            ..LogRecord::default()
+        };
+        let log_records: Vec<_> = (0..records).map(record).collect();
+        let scope = ScopeLogs {
+            log_records: log_records.clone(),
+            ..ScopeLogs::default()
+        };
+        let batch = Batch {
+            records,
+            bytes: scope.encode_to_vec(),
+        };
+        (batch, log_records)
+    }
+
+    #[test]
+    fn a_batch_in_its_envelope_is_what_the_types_of_the_protocol_make_of_it() {
+        let attributes = [KeyValue::new("service.name", "test")];
+        for schema_url in ["", "https://opentelemetry.io/schemas/1.0.0"] {
+            let resource = opentelemetry_sdk::Resource::builder_empty()
+                .with_schema_url(attributes.clone(), schema_url)
+                .build();
+            let origin = Origin::new(&resource, "opensandbox.test");
+            for records in [0, 1, 10, 200] {
+                let (batch, log_records) = batch(records);
+                let request = origin.request(&batch).unwrap();
+                let [resource_logs] = &request.resource_logs[..] else {
+                    panic!("one resource");
+                };
+                assert_eq!(resource_logs.schema_url, schema_url);
+                let described = resource_logs.resource.as_ref().unwrap();
+                assert_eq!(described.attributes.len(), 1);
+                assert_eq!(described.attributes[0].key, "service.name");
+                let [scope_logs] = &resource_logs.scope_logs[..] else {
+                    panic!("one scope");
+                };
+                let scope = scope_logs.scope.as_ref().unwrap();
+                assert_eq!(scope.name, "opensandbox.test");
+                assert_eq!(scope_logs.log_records, log_records);
+                // Nothing is said twice, and nothing in another way.
+                assert_eq!(origin.protobuf(&batch), request.encode_to_vec());
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_are_compressed_as_one() {
+        let compressed = gzip(&[b"one ", b"", b"two"]).unwrap();
+        let mut text = String::new();
+        let mut decoder = GzDecoder::new(compressed.as_slice());
+        decoder.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one two");
+    }
+}

@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub struct Queue {
 
 struct Shared {
     state: Mutex<State>,
+    /// There is no room for a record of any length; for who asks without the lock.
+    full: AtomicBool,
     /// The thread waits here.
     wake: Condvar,
     /// Everything that was queued has left, or the thread has ended.
@@ -145,6 +148,7 @@ impl Queue {
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
+            full: AtomicBool::new(false),
             wake: Condvar::new(),
             drained: Condvar::new(),
             limits,
@@ -175,23 +179,26 @@ impl Queue {
         self.len() == 0
     }
 
+    /// Whether a record is worth encoding: while the receiver is away for long, none is.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.shared.full.load(Ordering::Relaxed)
+    }
+
     /// Adds a record in the form [`Batch::bytes`] has it, or counts it as lost.
     pub fn push(&self, record: &[u8]) {
-        self.shared.account.offer(1);
         let limits = &self.shared.limits;
         let mut state = self.shared.lock();
         let full = state.records >= limits.queue || state.bytes + record.len() > QUEUE_BYTES;
         if state.closed || full {
-            let reason = if state.closed {
-                "shutdown"
-            } else {
-                "queue_full"
-            };
             drop(state);
-            self.shared.account.lose(reason, 1);
-            return;
+            return self.refuse();
         }
+        self.shared.account.offer(1);
         state.add(record, limits.batch);
+        if state.records >= limits.queue {
+            self.shared.full.store(true, Ordering::Relaxed);
+        }
         let wake = match state.worker {
             Worker::Working => false,
             Worker::Gathering => state.is_due(limits.batch),
@@ -202,6 +209,17 @@ impl Queue {
             drop(state);
             self.shared.wake.notify_one();
         }
+    }
+
+    /// Counts a record as lost that there is no room for.
+    pub fn refuse(&self) {
+        let reason = if self.shared.lock().closed {
+            "shutdown"
+        } else {
+            "queue_full"
+        };
+        self.shared.account.offer(1);
+        self.shared.account.lose(reason, 1);
     }
 
     /// Exports what waits, for at most `limit`; whether everything left in time. For tests and
@@ -265,6 +283,7 @@ impl Shared {
             let mut state = self.lock();
             state.records -= batch.records;
             state.bytes -= batch.bytes.len();
+            self.full.store(false, Ordering::Relaxed);
             if state.records == 0 {
                 state.hurry = false;
                 drop(state);
@@ -440,12 +459,14 @@ mod tests {
         let bench = bench(limits, Some(gate));
         bench.emit(1);
         assert_eq!(bench.batches.recv(), Ok(1));
+        assert!(bench.queue.has_room());
         bench.emit(5);
+        assert!(!bench.queue.has_room());
         assert_eq!(bench.queue.len(), 3);
         assert_eq!(bench.account.lost(), [("queue_full".into(), 3)]);
         drop(permit);
         assert!(bench.queue.flush(NEVER));
-        assert!(bench.queue.is_empty());
+        assert!(bench.queue.is_empty() && bench.queue.has_room());
     }
 
     #[test]

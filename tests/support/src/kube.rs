@@ -113,8 +113,8 @@ pub struct Request {
 /// What goes to those who watch.
 #[derive(Clone, Debug)]
 enum Message {
-    /// An event of the definition with this index.
-    Event(usize, Arc<str>),
+    /// An event of the definition with this index, which made this version.
+    Event(usize, u64, Arc<str>),
     /// A bookmark of this version.
     Bookmark(u64),
     /// A watch's last event, after which it ends.
@@ -314,6 +314,16 @@ impl Cluster {
         });
     }
 
+    /// Goes back to this version, as a cluster does that is restored from a backup; the objects stay.
+    pub fn restore(&self, version: u64) {
+        self.state.update(|state| {
+            state.version = version;
+            state.forgotten = version;
+            state.history.clear();
+            state.watchers.clear();
+        });
+    }
+
     /// Ends every watch as an expired one.
     pub fn expire_watches(&self) {
         let text = event(
@@ -424,7 +434,7 @@ impl State {
         object["apiVersion"] = format!("{}/{}", known.group, known.versions[0]).into();
         object["kind"] = known.kind.clone().into();
         let event = event(kind, &object);
-        self.tell(&Message::Event(definition, event.clone()));
+        self.tell(&Message::Event(definition, self.version, event.clone()));
         self.history.push_back(Change {
             version: self.version,
             definition,

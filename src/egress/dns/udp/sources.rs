@@ -3,11 +3,9 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rustix::event::epoll;
 
 use super::super::entropy::Entropy;
 use super::super::mmsg::Outbox;
@@ -53,7 +51,6 @@ struct Pool {
 
 /// All sockets.
 pub struct Sources {
-    epoll: Arc<OwnedFd>,
     hook: SocketHook,
     sockets: Vec<Option<Source>>,
     open: usize,
@@ -63,11 +60,10 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// No sockets yet; each is registered with `epoll` under its number when it is opened.
+    /// No sockets yet; `hook` is called for each that is opened.
     #[must_use]
-    pub fn new(epoll: Arc<OwnedFd>, hook: SocketHook) -> Self {
+    pub fn new(hook: SocketHook) -> Self {
         Self {
-            epoll,
             hook,
             sockets: Vec::new(),
             open: 0,
@@ -79,6 +75,12 @@ impl Sources {
     /// The socket with this number.
     pub fn get(&self, number: u32) -> Option<&Source> {
         self.sockets.get(number as usize)?.as_ref()
+    }
+
+    /// Every open socket with its number.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Source)> {
+        let numbered = (0_u32..).zip(&self.sockets);
+        numbered.filter_map(|(number, source)| Some((number, source.as_ref()?)))
     }
 
     fn get_mut(&mut self, number: u32) -> Option<&mut Source> {
@@ -149,8 +151,6 @@ impl Sources {
         let free = self.sockets.iter().position(Option::is_none);
         let number = free.unwrap_or(self.sockets.len());
         let number = u32::try_from(number).map_err(io::Error::other)?;
-        let event = epoll::EventData::new_u64(u64::from(number));
-        epoll::add(&self.epoll, &socket, event, epoll::EventFlags::IN)?;
         let source = Source {
             socket,
             server: Arc::clone(server),
@@ -206,7 +206,6 @@ impl Sources {
         if self.get(number).is_some_and(done)
             && let Some(slot) = self.sockets.get_mut(number as usize)
         {
-            // Closing the only descriptor also takes it out of the epoll set.
             *slot = None;
             self.open -= 1;
         }
@@ -250,8 +249,7 @@ mod tests {
     use std::collections::HashSet;
 
     fn sources() -> Sources {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        Sources::new(Arc::new(epoll), Arc::new(|_| Ok(())))
+        Sources::new(Arc::new(|_| Ok(())))
     }
 
     fn server() -> (UdpSocket, Arc<Server>) {
@@ -317,9 +315,8 @@ mod tests {
     #[test]
     fn a_hook_that_fails_is_an_error() {
         let (_upstream, server) = server();
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
         let hook: SocketHook = Arc::new(|_| Err(io::ErrorKind::PermissionDenied.into()));
-        let mut sources = Sources::new(Arc::new(epoll), hook);
+        let mut sources = Sources::new(hook);
         let error = sources.choose(&server, &mut Entropy::new(), Instant::now());
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }

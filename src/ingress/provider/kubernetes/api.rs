@@ -256,6 +256,15 @@ impl Api {
         page.ok_or_else(|| Failure::Broken("the list has no resourceVersion".to_owned()))
     }
 
+    /// Fails if the server has not got as far as this version.
+    pub async fn reaches(&mut self, version: &str) -> Result<(), Failure> {
+        let (path, version) = (self.path(), escaped(version));
+        let query = format!("limit=1&resourceVersion={version}&resourceVersionMatch=NotOlderThan");
+        let limits = self.limits(self.times.list, u64::MAX);
+        self.get(&format!("{path}?{query}"), limits).await?;
+        Ok(())
+    }
+
     /// Watches from a version on, for about as long as is asked for.
     pub async fn watch(&mut self, version: &str, lasts: Duration) -> Result<Watch, Failure> {
         let path = self.path();

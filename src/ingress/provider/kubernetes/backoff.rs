@@ -42,6 +42,13 @@ impl Backoff {
         self.last = now.checked_add(wait);
         wait
     }
+
+    /// How long to wait when the server says for how long: up to twice that, by `chance`. A server
+    /// that says so is there, as it is when it has just come back, and the waits are short again.
+    pub fn asked(&mut self, asked: Duration, chance: f64) -> Duration {
+        self.next = self.first;
+        asked.max(self.first).mul_f64(1.0 + chance.clamp(0.0, 1.0))
+    }
 }
 
 /// A bound on the rate of requests: so many at once, so many a second on average.
@@ -111,6 +118,21 @@ mod tests {
         assert_eq!(backoff.failed(now, 0.0), Duration::from_secs(30));
         now += Duration::from_secs(31) + CALM;
         assert_eq!(backoff.failed(now, 0.5), Duration::from_millis(1200));
+    }
+
+    #[test]
+    fn a_wait_that_is_asked_for_is_the_wait_however_long_the_trouble() {
+        let mut backoff = Backoff::new(Duration::from_millis(800), Duration::from_secs(30));
+        let now = Instant::now();
+        for _ in 0..8 {
+            backoff.failed(now, 0.0);
+        }
+        let asked = Duration::from_secs(2);
+        assert_eq!(backoff.asked(asked, 0.0), asked);
+        assert_eq!(backoff.asked(asked, 1.0), asked * 2);
+        let short = Duration::from_millis(800);
+        assert_eq!(backoff.asked(Duration::ZERO, 0.0), short);
+        assert_eq!(backoff.failed(now, 0.0), short);
     }
 
     #[test]

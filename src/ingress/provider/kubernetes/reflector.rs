@@ -114,8 +114,15 @@ impl Reflector {
     /// Watches, again and again, until everything has to be listed anew.
     async fn follow(&mut self, mut version: String) -> AtLeast {
         loop {
-            match self.watch(&mut version).await {
-                Ok(()) => {}
+            let outcome = match self.watch(&mut version).await {
+                // Not even a bookmark. So it is when nothing changed since our version, and also
+                // when the cluster was restored from an older state: then nothing comes, for ever.
+                Ok(0) => self.api.reaches(&version).await,
+                Ok(_) => Ok(()),
+                Err(failure) => Err(failure),
+            };
+            match outcome {
+                Ok(()) => self.status.heard(),
                 Err(failure) => match self.ended(failure).await {
                     Over::Resume => {}
                     Over::Relist => return AtLeast::Version(version),
@@ -132,13 +139,13 @@ impl Reflector {
                     self.log,
                     "the watch is too far behind and everything is listed again"
                 );
-                self.wait(Duration::ZERO).await;
+                self.wait(None).await;
                 Over::Relist
             }
             // It happens; it is trouble if the next one cannot be had.
             Failure::CutOff(cause) => {
                 debug!(self.log, "the watch was cut off: {cause}");
-                self.wait(Duration::ZERO).await;
+                self.wait(None).await;
                 Over::Resume
             }
             // Denied, or overloaded, or on its way out: the version may be good afterwards. Not so
@@ -159,8 +166,8 @@ impl Reflector {
         }
     }
 
-    /// Watches once; `version` moves on with what is seen.
-    async fn watch(&mut self, version: &mut String) -> Result<(), Failure> {
+    /// Watches once; `version` moves on with what is seen. Returns how many events there were.
+    async fn watch(&mut self, version: &mut String) -> Result<u64, Failure> {
         let lasts = self.times.watch.mul_f64(1.0 + chance());
         let since = Instant::now();
         let mut watch = self.api.watch(version, lasts).await?;
@@ -194,7 +201,7 @@ impl Reflector {
         if events == 0 && since.elapsed() < SHORT {
             return Err(Failure::Transport("the watch ended at once".to_owned()));
         }
-        Ok(())
+        Ok(events)
     }
 
     fn apply(&mut self, event: &Event<'_>, version: &mut String) -> Result<(), Failure> {
@@ -236,6 +243,8 @@ impl Reflector {
         let kind = match &failure {
             // A server on its way out fails in several ways, and that is one change.
             Failure::Transport(_) => "no answer".to_owned(),
+            // What the server says may have a number in it that changes.
+            Failure::Refused { code, .. } => code.to_string(),
             _ => told.clone(),
         };
         let known = self
@@ -258,16 +267,19 @@ impl Reflector {
             self.trouble = Some((kind, since));
         }
         let asked = match failure {
-            Failure::Refused { retry_after, .. } => retry_after.unwrap_or_default(),
-            _ => Duration::ZERO,
+            Failure::Refused { retry_after, .. } => retry_after,
+            _ => None,
         };
         self.wait(asked).await;
     }
 
-    /// Waits before another attempt, at least as long as the server asked for.
-    async fn wait(&mut self, asked: Duration) {
-        let wait = self.backoff.failed(Instant::now(), chance());
-        Timer::after(wait.max(asked.min(LONGEST_ASKED))).await;
+    /// Waits before another attempt, as long as the server asked for if it did.
+    async fn wait(&mut self, asked: Option<Duration>) {
+        let wait = match asked {
+            Some(asked) => self.backoff.asked(asked.min(LONGEST_ASKED), chance()),
+            None => self.backoff.failed(Instant::now(), chance()),
+        };
+        Timer::after(wait).await;
     }
 
     fn recovered(&mut self) {

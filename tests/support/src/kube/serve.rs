@@ -349,7 +349,7 @@ fn listed(
         .get(..limit.min(matching.len()))
         .unwrap_or_default();
     let left = matching.len() - page.len();
-    let mut metadata = json!({"resourceVersion": version.to_string()});
+    let mut metadata = json!({"continue": "", "resourceVersion": version.to_string()});
     if left > 0 {
         let (last, _) = page.last().expect("a limit of at least one");
         metadata["continue"] = format!("{version} {last}").into();
@@ -445,23 +445,25 @@ fn watched(
 ) -> Response<Body> {
     let field = |name: &str| query.get(name).map_or("", String::as_str);
     let mut first = VecDeque::new();
+    let mut since = 0;
     match field("resourceVersion") {
         "" | "0" => {
             let objects = state.objects.iter();
             let matching = objects.filter(|((definition, ..), _)| *definition == index);
-            first.extend(matching.map(|(_, object)| Message::Event(index, event("ADDED", object))));
+            let added = |object| Message::Event(index, state.version, event("ADDED", object));
+            first.extend(matching.map(|(_, object)| added(object)));
         }
         text => {
-            let since: u64 = text.parse().expect("a version of ours");
+            since = text.parse().expect("a version of ours");
             if since < state.forgotten {
                 let message = format!("too old resource version: {since} ({})", state.forgotten);
                 let last = event("ERROR", &status(410, "Expired", &message));
                 first.push_back(Message::Last(last));
             } else {
                 let missed = state.history.iter().filter(|change| change.version > since);
-                first.extend(
-                    missed.map(|change| Message::Event(change.definition, change.event.clone())),
-                );
+                first.extend(missed.map(|change| {
+                    Message::Event(change.definition, change.version, change.event.clone())
+                }));
             }
         }
     }
@@ -481,6 +483,8 @@ fn watched(
     let seconds = field("timeoutSeconds").parse().unwrap_or(WATCH_TIME);
     let watcher = Watcher {
         index,
+        since,
+        version: state.version,
         first,
         receiver,
         bookmarks: field("allowWatchBookmarks") == "true",
@@ -499,6 +503,10 @@ fn watched(
 /// One who watches.
 struct Watcher {
     index: usize,
+    /// What happened up to this version is known; it may be one that is not reached yet.
+    since: u64,
+    /// The version last heard of.
+    version: u64,
     first: VecDeque<Message>,
     receiver: smol::channel::Receiver<Message>,
     bookmarks: bool,
@@ -524,12 +532,27 @@ impl Watcher {
                         timeout.await;
                         None
                     };
-                    next.or(late).await?
+                    match next.or(late).await {
+                        Some(message) => message,
+                        // The last thing is a bookmark, if there is something new.
+                        None => {
+                            self.end = Some(Ok(()));
+                            Message::Bookmark(self.version)
+                        }
+                    }
                 }
             };
+            if let Message::Event(_, version, _) | Message::Bookmark(version) = message {
+                self.version = version;
+            }
             let line = match message {
-                Message::Event(index, event) if index == self.index => event,
-                Message::Bookmark(version) if self.bookmarks => {
+                Message::Event(index, version, event)
+                    if index == self.index && version > self.since =>
+                {
+                    event
+                }
+                // Never for the version that the watch began with.
+                Message::Bookmark(version) if self.bookmarks && version > self.since => {
                     let metadata =
                         json!({"resourceVersion": version.to_string(), "creationTimestamp": null});
                     let object = json!({"kind": self.kind, "apiVersion": self.api_version, "metadata": metadata});
