@@ -213,7 +213,7 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], entries: &[Entry]) -> io::Result<u
     let mut vectors: [libc::iovec; BATCH] = unsafe { zeroed() };
     // SAFETY: as above.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
-    let mut count = 0;
+    let mut count: libc::c_uint = 0;
     for ((vector, header), entry) in vectors.iter_mut().zip(&mut headers).zip(entries) {
         let payload = bytes.get(entry.bytes.clone()).unwrap_or_default();
         // The kernel only reads through these pointers, whatever their type says.
@@ -227,15 +227,20 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], entries: &[Entry]) -> io::Result<u
         }
         count += 1;
     }
+    // The system call itself: musl's `sendmmsg` calls `sendmsg` for each message, because some
+    // lengths in its headers are shorter than the kernel's and what is next to them may be anything.
+    // Here it is zero.
     // SAFETY: the first `count` headers each point to one entry of `vectors`, which points into
     // `bytes` with its true length, and to an address in `entries` with its true length; all of
-    // them outlive the call.
+    // them outlive the call. On a little-endian machine a short length and the zeros after it are
+    // the same number to the kernel, on a big-endian one the zeros come first.
     let sent = unsafe {
-        libc::sendmmsg(
+        libc::syscall(
+            libc::SYS_sendmmsg,
             socket.as_raw_fd(),
             headers.as_mut_ptr(),
             count,
-            (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
         )
     };
     usize::try_from(sent).map_err(|_| io::Error::last_os_error())
