@@ -235,12 +235,8 @@ async fn serve_http1<H: Handler, O: Observer>(
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
     loop {
-        let service = client.service();
-        let serving = client
-            .shared
-            .builders
-            .http1
-            .serve_connection(watched, service);
+        let builder = &client.shared.builders.http1;
+        let serving = builder.serve_connection(watched, client.service());
         // On the heap, so that a parked connection takes no room for it.
         let mut connection = Box::new(serving.with_upgrades());
         guard.watch.allow_parking(true);
@@ -253,7 +249,6 @@ async fn serve_http1<H: Handler, O: Observer>(
                     let end = http1::UpgradeableConnection::graceful_shutdown;
                     return client.finish(pinned, end).await;
                 }
-
                 Err(Verdict::Retire) => pinned.graceful_shutdown(),
                 Err(Verdict::Park) => {
                     client.link.keep(true);
@@ -288,14 +283,8 @@ async fn serve_http2<H: Handler, O: Observer>(
     watched: Watched,
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
-    let service = client.service();
-    let mut connection = pin!(
-        client
-            .shared
-            .builders
-            .http2
-            .serve_connection(watched, service)
-    );
+    let builder = &client.shared.builders.http2;
+    let mut connection = pin!(builder.serve_connection(watched, client.service()));
     loop {
         match guard
             .over(|context| connection.as_mut().poll(context))
