@@ -15,6 +15,7 @@ pub mod http;
 pub mod ingress;
 pub mod json;
 pub mod lifecycle;
+pub mod octets;
 pub mod runtime;
 pub mod supervisor;
 pub mod telemetry;

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::dropped::{Dropped, Reason};
+use crate::octets::append;
 
 /// Bytes of records waiting for one output, those being written included.
 pub const QUEUE_BYTES: usize = 2 * 1024 * 1024;
@@ -133,7 +134,7 @@ impl Queue {
             self.dropped.add(reason, 1);
             state.losses[reason as usize] += 1;
         } else {
-            state.waiting.extend_from_slice(line);
+            append(line, &mut state.waiting);
             state.waiting_records += 1;
         }
         let wake = match state.writer {
