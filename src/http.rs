@@ -19,6 +19,7 @@ pub mod pool;
 pub mod resolve;
 pub mod router;
 pub mod server;
+mod session;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -15,6 +15,8 @@ pub mod http;
 pub mod ingress;
 pub mod json;
 pub mod lifecycle;
+#[cfg(target_arch = "x86_64")]
+mod memory;
 pub mod octets;
 pub mod runtime;
 pub mod supervisor;

@@ -11,14 +11,14 @@ use ::http::uri::{Authority, Scheme};
 use ::http::{HeaderValue, Uri, Version};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use smol::Timer;
 use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
 use super::connect::{self, Connector};
-use super::pool::{self, Destination, Lent, Pool};
-use super::{Body, Request, Response};
+use super::pool::{self, Destination, Pool, Received};
+use super::session::Session;
+use super::{Request, Response};
 use crate::runtime::Spawner;
 
 /// How long a whole exchange may take: connection, request, response and its body.
@@ -38,10 +38,6 @@ pub const MAX_IDLE_IN_ALL: usize = 512;
 
 /// How long an unused connection is kept; less than the time after which servers close theirs.
 pub const IDLE_TIME: Duration = Duration::from_secs(50);
-
-/// How long a kept connection may take to become ready, which it is unless its last request is
-/// still being written.
-const READY_TIME: Duration = Duration::from_millis(100);
 
 const POOL: pool::Bounds = pool::Bounds {
     each: MAX_IDLE,
@@ -156,16 +152,9 @@ impl Client {
         let target = request.uri().clone();
         let origin = Origin::of(&target).ok_or_else(|| Error::Target(target.clone()))?;
         to_origin_form(&mut request, &origin);
-        while let Some(mut connection) = self.pool.take(&origin) {
-            let late = async {
-                Timer::after(READY_TIME).await;
-                false
-            };
-            if !async { connection.ready().await.is_ok() }.or(late).await {
-                continue;
-            }
-            match connection.try_send_request(request).await {
-                Ok(response) => return Ok(self.received(response, connection, origin, deadline)),
+        while let Some(mut session) = self.pool.take(&origin, Instant::now()) {
+            match session.send(request).await {
+                Ok(response) => return Ok(self.received(response, session, origin, deadline)),
                 Err(mut error) => match error.take_message() {
                     // Not a byte of it was written.
                     Some(unsent) => request = unsent,
@@ -174,25 +163,18 @@ impl Client {
             }
         }
         let stream = self.connector.connect(&target).await?;
-        let (mut connection, driver) = http1::Builder::new()
-            .max_buf_size(RESPONSE_HEADER_BYTES)
-            .handshake(stream)
-            .await?;
-        self.spawner
-            .spawn(async {
-                // What goes wrong here is told to whoever waits for the response.
-                let _ = driver.await;
-            })
-            .detach();
-        let response = connection.send_request(request).await?;
-        Ok(self.received(response, connection, origin, deadline))
+        let mut session = Session::new(stream, RESPONSE_HEADER_BYTES).await?;
+        match session.send(request).await {
+            Ok(response) => Ok(self.received(response, session, origin, deadline)),
+            Err(error) => Err(error.into_error().into()),
+        }
     }
 
     /// Bounds the body of a response, whose end makes the connection free for another request.
     fn received(
         &self,
         response: Response<Incoming>,
-        connection: SendRequest<Body>,
+        session: Session,
         origin: Origin,
         deadline: Option<Instant>,
     ) -> Response {
@@ -201,11 +183,12 @@ impl Client {
             silence: self.limits.time,
             deadline,
         };
-        let lent = Lent {
-            pool: self.pool.clone(),
-            connection: Some((origin, connection)),
+        let received = Received {
+            session,
+            response,
+            now: Instant::now(),
         };
-        response.map(|incoming| Body::received(incoming, bounds, lent))
+        received.kept_in(&self.pool, Some(origin), bounds, &self.spawner)
     }
 }
 
@@ -245,6 +228,7 @@ fn to_origin_form(request: &mut Request, origin: &Origin) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Body;
 
     fn sent(uri: &'static str) -> Option<(String, String)> {
         let mut request = Request::new(Body::empty());

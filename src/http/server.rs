@@ -36,7 +36,7 @@ pub use exchange::{Access, Exchange, Outcome, Peer, UNKNOWN_ROUTE};
 pub const MAX_CONNECTIONS: usize = 4096;
 
 /// The most bytes of request line and header fields; more gives 431. The read buffer of a
-/// connection grows no further than this either, and is never smaller than 8 KiB.
+/// connection grows to twice this at most, and is never smaller than 8 KiB.
 pub const HEADER_BYTES: usize = 64 * 1024;
 
 /// The most bytes of a request body; more gives 413.

@@ -6,27 +6,28 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use ::http::StatusCode;
 use ::http::header::EXPECT;
-use ::http::{HeaderMap, StatusCode};
+
 use bytes::Bytes;
 use event_listener::Event;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
 use hyper::upgrade::OnUpgrade;
 use smol::Timer;
 use smol::future::FutureExt;
 
 use super::body::{self, Bounds};
 use super::connect::{self, Connector};
-use super::pool::{self, Destination, Lent, Pool};
+use super::pool::{self, Destination, Pool, Received};
 use super::server::Exchange;
+use super::session::Session;
 use super::{Body, Request, Response, forward};
 use crate::runtime::Spawner;
 
@@ -44,9 +45,6 @@ pub const IDLE_TIME: Duration = Duration::from_secs(90);
 
 /// How long a backend may keep silent about `Expect: 100-continue` before it gets the body anyway.
 pub const CONTINUE_TIME: Duration = Duration::from_secs(1);
-
-/// The most interim responses (1xx) of one request that wait to be passed on.
-pub const MAX_INTERIMS: usize = 8;
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -112,56 +110,6 @@ fn is_body(error: &hyper::Error) -> bool {
     std::error::Error::source(error).is_some_and(|source| source.is::<body::Error>())
 }
 
-/// Interim responses on their way from the connection to who waits for the final one. Most requests
-/// have none, so nothing is set up for them.
-#[derive(Debug, Default)]
-struct Interims(Mutex<Queue>);
-
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: Vec<(StatusCode, HeaderMap)>,
-    /// Wakes who waits.
-    waker: Option<Waker>,
-}
-
-impl Interims {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whoever does not keep up misses some, as anybody may.
-    fn add(&self, status: StatusCode, headers: &HeaderMap) {
-        let mut queue = self.queue();
-        if queue.waiting.len() < MAX_INTERIMS {
-            queue.waiting.push((status, headers.clone()));
-        }
-        if let Some(waker) = queue.waker.take() {
-            drop(queue);
-            waker.wake();
-        }
-    }
-
-    /// Waits for `answer`, and passes on to `client` the interim responses that come before it.
-    async fn pass_on<T>(&self, client: &Exchange, answer: impl Future<Output = T>) -> T {
-        let mut answer = pin!(answer);
-        poll_fn(|context| {
-            let polled = answer.as_mut().poll(context);
-            let mut queue = self.queue();
-            // What came together with the answer still comes before it.
-            for (status, mut headers) in queue.waiting.drain(..) {
-                forward::strip_interim(&mut headers);
-                client.inform(status, &headers);
-            }
-            let waker = context.waker();
-            if polled.is_pending() && !queue.waker.as_ref().is_some_and(|w| w.will_wake(waker)) {
-                queue.waker = Some(waker.clone());
-            }
-            polled
-        })
-        .await
-    }
-}
-
 /// A response, and what is known of how it came.
 #[derive(Debug)]
 pub struct Answer {
@@ -171,6 +119,8 @@ pub struct Answer {
     pub upgrade: Option<OnUpgrade>,
     /// How long connecting took; none on a connection that was there.
     pub connecting: Option<Duration>,
+    /// How long all took up to the head of the response.
+    pub elapsed: Duration,
 }
 
 /// Passes requests on. Clones share the connections.
@@ -229,36 +179,16 @@ impl<D: Destination> Upstream<D> {
         destination: &D,
         host: &str,
         port: u16,
-        request: Request,
+        mut request: Request,
         client: Option<&Exchange>,
     ) -> Result<Answer, Error> {
-        let Some(client) = client else {
-            return self.exchange(destination, host, port, request, None).await;
-        };
-        let interims = Arc::<Interims>::default();
-        let noted = Some(interims.clone());
-        let answer = self.exchange(destination, host, port, request, noted);
-        interims.pass_on(client, answer).await
-    }
-
-    async fn exchange(
-        &self,
-        destination: &D,
-        host: &str,
-        port: u16,
-        mut request: Request,
-        interims: Option<Arc<Interims>>,
-    ) -> Result<Answer, Error> {
+        let started = Instant::now();
         let gate = Gate::before(&mut request);
-        listen_for_interims(&mut request, gate.clone(), interims);
-        while let Some(mut connection) = self.pool.take(destination) {
-            if !connection.is_ready() {
-                // Its last request is still being written: the backend answered early.
-                continue;
-            }
-            match connection.try_send_request(request).await {
+        listen_for_interims(&mut request, gate.clone(), client.cloned());
+        while let Some(mut session) = self.pool.take(destination, started) {
+            match session.send(request).await {
                 Ok(response) => {
-                    return Ok(self.received(destination, connection, gate, response, None));
+                    return Ok(self.answer(destination, session, gate, response, started));
                 }
                 Err(mut error) => match error.take_message() {
                     Some(unsent) => request = unsent,
@@ -266,69 +196,74 @@ impl<D: Destination> Upstream<D> {
                 },
             }
         }
-        let started = Instant::now();
+        let asked = Instant::now();
         // On the heap, so that requests that need no new connection are small.
         let stream = Box::pin(self.connector.reach(host, port)).await?;
         let stream = stream.moved_to(&self.spawner).map_err(Error::Watch)?;
-        let connecting = started.elapsed();
-        let (mut connection, driver) = http1::Builder::new()
-            .max_buf_size(RESPONSE_HEADER_BYTES)
-            .max_header_size(RESPONSE_HEADER_BYTES)
-            .handshake(stream)
-            .await?;
-        self.spawner
-            .spawn(async {
-                // What goes wrong here is told to whoever waits for the response.
-                let _ = driver.with_upgrades().await;
-            })
-            .detach();
-        let response = connection.send_request(request).await?;
-        Ok(self.received(destination, connection, gate, response, Some(connecting)))
+        let connecting = Some(asked.elapsed());
+        let mut session = Session::new(stream, RESPONSE_HEADER_BYTES).await?;
+        match session.send(request).await {
+            Ok(response) => Ok(Answer {
+                connecting,
+                ..self.answer(destination, session, gate, response, started)
+            }),
+            Err(error) => Err(error.into_error().into()),
+        }
     }
 
-    /// Makes the end of the response's body free the connection for another request.
-    fn received(
+    fn answer(
         &self,
         destination: &D,
-        connection: SendRequest<Body>,
+        mut session: Session,
         gate: Option<Arc<Gate>>,
         mut response: Response<Incoming>,
-        connecting: Option<Duration>,
+        started: Instant,
     ) -> Answer {
-        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        let upgrade = switched.then(|| hyper::upgrade::on(&mut response));
+        let now = Instant::now();
+        let elapsed = now.duration_since(started);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let upgrade = hyper::upgrade::on(&mut response);
+            let switching = poll_fn(move |context| session.poll_finish(context));
+            self.spawner.spawn(switching).detach();
+            return Answer {
+                response: response.map(|_| Body::empty()),
+                upgrade: Some(upgrade),
+                connecting: None,
+                elapsed,
+            };
+        }
+        // Where a body was held back there is no next request.
         let withheld = gate.is_some_and(|gate| gate.shut());
-        // Where the protocol has changed, or a body was held back, there is no next request.
-        let is_reusable = !switched && !withheld;
-        let lent = Lent {
-            pool: self.pool.clone(),
-            connection: is_reusable.then(|| (destination.clone(), connection)),
-        };
-        let response = response.map(|incoming| Body::received(incoming, Bounds::NONE, lent));
-        Answer {
+        let destination = (!withheld).then(|| destination.clone());
+        let received = Received {
+            session,
             response,
-            upgrade,
-            connecting,
+            now,
+        };
+        Answer {
+            response: received.kept_in(&self.pool, destination, Bounds::NONE, &self.spawner),
+            upgrade: None,
+            connecting: None,
+            elapsed,
         }
     }
 }
 
 /// Opens the gate when the backend says so, and passes on what else it says before its response.
-fn listen_for_interims(
-    request: &mut Request,
-    gate: Option<Arc<Gate>>,
-    interims: Option<Arc<Interims>>,
-) {
-    if gate.is_none() && interims.is_none() {
+fn listen_for_interims(request: &mut Request, gate: Option<Arc<Gate>>, client: Option<Exchange>) {
+    if gate.is_none() && client.is_none() {
         return;
     }
+    // Called by who drives the connection, which is who waits for the response.
     hyper::ext::on_informational(request, move |response| {
         if response.status() == StatusCode::CONTINUE {
             if let Some(gate) = &gate {
                 gate.set(OPEN);
             }
-        } else if let Some(interims) = &interims {
-            interims.add(response.status(), response.headers());
+        } else if let Some(client) = &client {
+            let mut headers = response.headers().clone();
+            forward::strip_interim(&mut headers);
+            client.inform(response.status(), &headers);
         }
     });
 }

@@ -5,7 +5,6 @@
 //! instrument itself. Credentials are left out here, not by who emits.
 
 use std::fmt;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,25 +201,6 @@ impl TunnelClosed {
     }
 }
 
-/// Where a request went: displayed as `host:port`, an IPv6 address in brackets.
-#[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
-    /// An address without brackets, or a name.
-    pub host: &'a str,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for Target<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        match host.parse::<Ipv6Addr>() {
-            Ok(_) => write!(f, "[{host}]:{port}"),
-            Err(_) => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
 /// Why a request did not end well.
 #[derive(Clone, Copy, Debug)]
 pub enum Failure<'a> {
@@ -255,8 +235,8 @@ impl Failure<'_> {
 
 /// `ingress.access`: a request is over.
 pub struct Accessed<'a> {
-    /// Where it went, if it went anywhere.
-    pub target: Option<Target<'a>>,
+    /// The address and port it went to, if it went anywhere.
+    pub target: Option<&'a str>,
     /// Who asked.
     pub client: &'a str,
     /// Its target as it was sent.
@@ -330,7 +310,7 @@ impl KV for Accessed<'_> {
     fn serialize(&self, _: &Record<'_>, serializer: &mut dyn Serializer) -> slog::Result {
         serializer.emit_str("opensandbox.event".into(), "ingress.access")?;
         if let Some(target) = self.target {
-            serializer.emit_arguments("target".into(), &format_args!("{target}"))?;
+            serializer.emit_str("target".into(), target)?;
         }
         serializer.emit_str("client".into(), self.client)?;
         serializer.emit_str("uri".into(), &redacted(self.uri))?;

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use http::{HeaderMap, HeaderName};
 
+use crate::http::forward;
+
 /// The chain of clients and proxies a request came through.
 pub const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -146,7 +148,7 @@ impl Trusted {
                 }
             }
         }
-        Cow::Owned(peer.to_string())
+        Cow::Owned(forward::address(peer))
     }
 }
 

@@ -27,7 +27,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 
 use super::access::{self, Credentials, Keys, Ports, Refusal, SENDER};
-use super::events::{self, Answered, Connected, Decided, HandedOver, Resolved, Target};
+use super::events::{self, Answered, Connected, Decided, HandedOver, Resolved};
 use super::forwarded::Trusted;
 use super::metrics::{ProxyType, UpstreamError};
 use super::provider::{Directory, Sandbox};
@@ -75,8 +75,11 @@ const MARK: (HeaderName, HeaderValue) = (
     HeaderValue::from_static("OpenSandbox-ingress"),
 );
 
+/// What is for ingress alone.
+static OWN: [HeaderName; 3] = [access::HEADER, route::HEADER, route::FORMER_HEADER];
+
 /// What a client must not have dropped by naming it in `Connection`.
-const PROTECTED: [HeaderName; 4] = [
+static PROTECTED: [HeaderName; 4] = [
     access::HEADER,
     route::HEADER,
     HeaderName::from_static("opensandbox-egress-auth"),
@@ -158,7 +161,7 @@ pub struct Shared {
 }
 
 /// A place connections lead to: one port of one sandbox. A later sandbox at the same address is
-/// another place.
+/// another place, and so is the same one with another token.
 #[derive(Clone, Debug)]
 struct Place {
     sandbox: Arc<Sandbox>,
@@ -167,10 +170,7 @@ struct Place {
 
 impl PartialEq for Place {
     fn eq(&self, other: &Self) -> bool {
-        self.port == other.port
-            && (Arc::ptr_eq(&self.sandbox, &other.sandbox)
-                || (self.sandbox.uid == other.sandbox.uid
-                    && self.sandbox.host == other.sandbox.host))
+        self.port == other.port && Arc::ptr_eq(&self.sandbox, &other.sandbox)
     }
 }
 
@@ -178,8 +178,7 @@ impl Eq for Place {}
 
 impl std::hash::Hash for Place {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.sandbox.uid.hash(state);
-        self.port.hash(state);
+        (Arc::as_ptr(&self.sandbox), self.port).hash(state);
     }
 }
 
@@ -283,15 +282,14 @@ impl Core {
         };
         resolved.emit(events);
         let keys = keys.load();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.map_or(0, |now| now.as_secs());
+        // Nothing else depends on it.
+        let now = route.signed.map_or(0, |_| seconds());
         let credentials = Credentials::of(request.headers(), keys.as_deref(), now);
         if let Some(decision) = credentials.open(&found, &route) {
             Decided(decision).emit(events);
             ledger.granted(decision?);
         }
         let sandbox = found?;
-        ledger.found(&sandbox);
         let path = match settings.mode {
             Mode::Header => None,
             Mode::Uri => Some(route.upstream_path(sandbox.token.is_some())),
@@ -318,6 +316,9 @@ impl Core {
             port,
             path,
         } = admitted;
+        let host = HeaderValue::from_maybe_shared(authority(&sandbox.host, port));
+        let host = host.map_err(Failed::unnameable)?;
+        ledger.found(host.clone());
         let events = &self.shared.events;
         let (upgrade, proxy_type) = (ledger.upgrade(), ledger.proxy_type());
         let (mut head, body) = request.into_parts();
@@ -341,15 +342,8 @@ impl Core {
         let bodied = !body.is_end_stream();
         forward::request(&mut head, bodied, upgrade, origin, &PROTECTED)
             .map_err(Refusal::Malformed)?;
-        for name in [access::HEADER, route::HEADER, route::FORMER_HEADER] {
-            head.headers.remove(name);
-        }
-        let target = Target {
-            host: &sandbox.host,
-            port,
-        };
-        let host = HeaderValue::from_maybe_shared(Bytes::from(target.to_string()));
-        head.headers.insert(HOST, host.map_err(Failed::unnameable)?);
+        forward::remove(&mut head.headers, |name| OWN.contains(name));
+        head.headers.insert(HOST, host);
         if let Some(path) = path {
             head.uri = Uri::from(path);
         }
@@ -360,7 +354,6 @@ impl Core {
             HandedOver.emit(events);
         }
 
-        let started = Instant::now();
         let place = Place {
             sandbox: sandbox.clone(),
             port,
@@ -380,7 +373,7 @@ impl Core {
         }
         Answered {
             proxy_type,
-            elapsed: started.elapsed(),
+            elapsed: answer.elapsed,
         }
         .emit(events);
 
@@ -436,6 +429,26 @@ impl Core {
             None => body,
         }
     }
+}
+
+/// Since the epoch.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+/// Where a sandbox is reached, as `Host` says it: an IPv6 address in brackets.
+fn authority(host: &str, port: u16) -> Bytes {
+    let mut text = String::with_capacity(host.len() + "[]:65535".len());
+    // In a name or an IPv4 address there is none.
+    if host.contains(':') {
+        text.extend(["[", host, "]"]);
+    } else {
+        text.push_str(host);
+    }
+    text.push(':');
+    text.push_str(&port.to_string());
+    text.into()
 }
 
 /// The path with the query of the request.
@@ -569,5 +582,21 @@ fn unavailable(upgrades: bool) -> StatusCode {
         StatusCode::SERVICE_UNAVAILABLE
     } else {
         StatusCode::BAD_GATEWAY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_address_is_written_in_brackets() {
+        for (host, expected) in [
+            ("10.244.1.5", "10.244.1.5:8080"),
+            ("fd00::5", "[fd00::5]:8080"),
+            ("box.test", "box.test:8080"),
+        ] {
+            assert_eq!(authority(host, 8080), expected);
+        }
     }
 }

@@ -26,6 +26,9 @@ const MAX_EXPIRY_DIGITS: usize = 13;
 /// The characters of a signature's digest.
 pub const DIGEST_DIGITS: usize = 8;
 
+/// The characters of a signature: its digest, and the name of the key.
+const SIGNATURE_DIGITS: usize = DIGEST_DIGITS + 1;
+
 /// What stands for a signature where it may be seen.
 const REDACTED: &str = "*********";
 
@@ -263,7 +266,6 @@ impl<'a> Route<'a> {
             return Err(Error::NoHost);
         }
         let label = label(text);
-        let parts = || label.rsplitn(4, '-');
         let route = |sandbox, port, signed| Self {
             sandbox: Cow::Borrowed(sandbox),
             port,
@@ -271,9 +273,10 @@ impl<'a> Route<'a> {
             path,
             unsecured_path: path,
         };
-        let mut signed = parts();
-        if let (Some(signature), Some(expires), Some(port), Some(sandbox)) =
-            (signed.next(), signed.next(), signed.next(), signed.next())
+        let mut signed = label.rsplitn(4, '-');
+        if let Some(signature) = signed.next().filter(|last| last.len() == SIGNATURE_DIGITS)
+            && let (Some(expires), Some(port), Some(sandbox)) =
+                (signed.next(), signed.next(), signed.next())
             && !sandbox.is_empty()
             && let Some(signed) = Signed::parse(expires, signature)
             && let Ok(port) = parse_port(port)
@@ -391,7 +394,7 @@ fn text(value: &[u8]) -> Result<&str, Error> {
 fn label(text: &str) -> &str {
     let text = text.strip_prefix("https://").unwrap_or(text);
     let text = text.strip_prefix("http://").unwrap_or(text);
-    let label = text.split('.').next().unwrap_or_default();
+    let label = text.split_once('.').map_or(text, |(label, _)| label);
     match label.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|octet| octet.is_ascii_digit()) => host,
         _ => label,

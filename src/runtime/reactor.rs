@@ -71,11 +71,14 @@ impl Direction {
         if self.ticks.load(Ordering::Acquire) != seen {
             return Poll::Ready(());
         }
-        if !waker
+        let is_known = waker
             .as_ref()
-            .is_some_and(|waker| waker.will_wake(context.waker()))
-        {
-            *waker = Some(context.waker().clone());
+            .is_some_and(|waker| waker.will_wake(context.waker()));
+        if !is_known {
+            let former = waker.replace(context.waker().clone());
+            // Whatever goes with it goes when nothing is locked.
+            drop(waker);
+            drop(former);
         }
         Poll::Pending
     }

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use http::HeaderName;
 use slog::{Logger, o};
 
 /// The log field of the trace.
@@ -15,6 +16,10 @@ pub const TRACE_ID_KEY: &str = "trace_id";
 pub const SPAN_ID_KEY: &str = "span_id";
 /// The log field of the trace flags. It travels to the OTLP record and is not written as JSON.
 pub const FLAGS_KEY: &str = "trace_flags";
+
+static PARENT: HeaderName = HeaderName::from_static("traceparent");
+static STATE: HeaderName = HeaderName::from_static("tracestate");
+static BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// Length of a version 00 `traceparent`, and of the part every later version begins with.
 const TRACEPARENT_LENGTH: usize = 55;
@@ -152,7 +157,7 @@ impl TraceContext {
     /// headers count as one list; an invalid list is ignored as a whole.
     #[must_use]
     pub fn from_headers(headers: &http::HeaderMap) -> Self {
-        let mut parents = headers.get_all("traceparent").iter();
+        let mut parents = headers.get_all(&PARENT).iter();
         let parent = match (parents.next(), parents.next()) {
             (Some(parent), None) => parent
                 .to_str()
@@ -163,9 +168,9 @@ impl TraceContext {
         Self {
             parent,
             state: parent
-                .and_then(|_| list(headers, "tracestate", STATE_LENGTH))
+                .and_then(|_| list(headers, &STATE, STATE_LENGTH))
                 .filter(|list| is_tracestate(list)),
-            baggage: list(headers, "baggage", BAGGAGE_LENGTH).filter(|list| is_baggage(list)),
+            baggage: list(headers, &BAGGAGE, BAGGAGE_LENGTH).filter(|list| is_baggage(list)),
         }
     }
 
@@ -204,7 +209,7 @@ impl TraceContext {
 }
 
 /// All headers of one name as one list; `None` when there are none or they are too long.
-fn list(headers: &http::HeaderMap, name: &str, limit: usize) -> Option<String> {
+fn list(headers: &http::HeaderMap, name: &HeaderName, limit: usize) -> Option<String> {
     let mut joined = String::new();
     for value in headers.get_all(name) {
         let value = value.to_str().ok()?.trim();

@@ -61,6 +61,27 @@ fn connections_to_a_sandbox_that_is_gone_are_closed() {
     assert!(scene.get(&route, "/", "").contains("404 Not Found"));
 }
 
+#[test]
+fn a_connection_that_the_sandbox_closed_is_closed() {
+    let scene = Scene::new();
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = closed.clone();
+    let backend = Backend::new(move |mut peer| {
+        if peer.request().is_some() {
+            peer.answer("ok");
+            let socket = peer.reader.get_ref();
+            socket.shutdown(std::net::Shutdown::Write).unwrap();
+            // Until the other side is closed, too, though nobody asks for the sandbox any more.
+            let mut rest = Vec::new();
+            peer.reader.read_to_end(&mut rest).unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let route = scene.sandbox("box", &backend);
+    assert!(scene.get(&route, "/", "").contains("200 OK"));
+    eventually(|| (closed.load(Ordering::SeqCst) == 1).then_some(()));
+}
+
 /// The sandbox moves between two addresses while clients ask for it without a pause. The answer
 /// names the address; it has to be the sandbox's, unless that moved during the request.
 #[test]

@@ -214,7 +214,9 @@ impl Scene {
     pub fn accesses(&self) -> Vec<Value> {
         let lines = self.lines.0.lock().unwrap();
         let text = String::from_utf8(lines.clone()).unwrap();
-        text.lines()
+        // The last one may still be written.
+        text.split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'))
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .filter(|record| record["opensandbox.event"] == "ingress.access")
             .collect()

@@ -97,7 +97,8 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     let opened = {
         let mut opening = pin!(opening(&mut stream));
         match guard.over(|context| opening.as_mut().poll(context)).await {
-            Err(Verdict::Close) => within(FIRST_REQUEST, opening).await,
+            // What is rare is on the heap here and below, so that a task is small.
+            Err(Verdict::Close) => Box::pin(within(FIRST_REQUEST, opening)).await,
             opened => opened.ok(),
         }
     };
@@ -105,7 +106,6 @@ pub(super) async fn serve<H: Handler, O: Observer>(
     if octets == PREFACE[..] {
         link.speaks_http2();
         let watched = Watched::new(stream, link.clone(), octets);
-        // On the heap, because it is large, and rare.
         Box::pin(serve_http2(client, watched, &mut guard)).await;
     } else if !octets.is_empty() {
         let watched = Watched::new(stream, link.clone(), octets);
@@ -235,12 +235,8 @@ async fn serve_http1<H: Handler, O: Observer>(
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
     loop {
-        let service = client.service();
-        let serving = client
-            .shared
-            .builders
-            .http1
-            .serve_connection(watched, service);
+        let builder = &client.shared.builders.http1;
+        let serving = builder.serve_connection(watched, client.service());
         // On the heap, so that a parked connection takes no room for it.
         let mut connection = Box::new(serving.with_upgrades());
         guard.watch.allow_parking(true);
@@ -251,9 +247,8 @@ async fn serve_http1<H: Handler, O: Observer>(
                 Err(Verdict::Cut) => return,
                 Err(Verdict::Close) => {
                     let end = http1::UpgradeableConnection::graceful_shutdown;
-                    return client.finish(pinned, end).await;
+                    return Box::pin(client.finish(pinned, end)).await;
                 }
-
                 Err(Verdict::Retire) => pinned.graceful_shutdown(),
                 Err(Verdict::Park) => {
                     client.link.keep(true);
@@ -288,14 +283,8 @@ async fn serve_http2<H: Handler, O: Observer>(
     watched: Watched,
     guard: &mut Guard<'_, impl Future<Output = ()>>,
 ) {
-    let service = client.service();
-    let mut connection = pin!(
-        client
-            .shared
-            .builders
-            .http2
-            .serve_connection(watched, service)
-    );
+    let builder = &client.shared.builders.http2;
+    let mut connection = pin!(builder.serve_connection(watched, client.service()));
     loop {
         match guard
             .over(|context| connection.as_mut().poll(context))

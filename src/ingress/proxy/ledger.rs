@@ -5,20 +5,19 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use ::http::request::Parts;
-use ::http::{Extensions, Method, StatusCode, Uri};
+use ::http::{Extensions, HeaderValue, Method, StatusCode, Uri};
 use slog::warn;
 
 use super::{Failed, STATUS_PATH, Shared};
 use crate::http::forward::Upgrade;
 use crate::http::server::{self, Access, Outcome, Peer};
 use crate::ingress::access::Granted;
-use crate::ingress::events::{Accessed, Begun, Failure, Moved, Target};
+use crate::ingress::events::{Accessed, Begun, Failure, Moved};
 use crate::ingress::metrics::{Direction, ProxyType, UpstreamError};
-use crate::ingress::provider::Sandbox;
 use crate::telemetry::trace_context::TraceContext;
 
 /// What is noted of one request.
@@ -36,7 +35,7 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct Notes {
     route: Option<(String, u16)>,
-    sandbox: Option<Arc<Sandbox>>,
+    target: Option<HeaderValue>,
     granted: Option<Granted>,
     failure: Option<Failed>,
     /// Whether the end of the exchange is only the beginning of a tunnel.
@@ -107,8 +106,9 @@ impl Ledger {
         self.notes().granted = Some(granted);
     }
 
-    pub(super) fn found(&self, sandbox: &Arc<Sandbox>) {
-        self.notes().sandbox = Some(sandbox.clone());
+    /// Where it goes, as `Host` says it.
+    pub(super) fn found(&self, target: HeaderValue) {
+        self.notes().target = Some(target);
     }
 
     pub(super) fn failed(&self, failed: Failed) {
@@ -120,6 +120,11 @@ impl Ledger {
         if let Some((sandbox, port)) = &self.notes().route {
             read(sandbox, *port);
         }
+    }
+
+    /// How long it is there.
+    pub(super) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// From here on the request ends with its tunnel.
@@ -144,21 +149,14 @@ impl Ledger {
             }),
         };
         Accessed {
-            target: notes
-                .sandbox
-                .as_ref()
-                .zip(route)
-                .map(|(sandbox, route)| Target {
-                    host: &sandbox.host,
-                    port: route.1,
-                }),
+            target: notes.target.as_ref().and_then(|text| text.to_str().ok()),
             client: &self.client,
             uri: &self.target(),
             method: &self.method,
             route: route.map(|(sandbox, port)| (sandbox.as_str(), *port)),
             status: ending.status,
             proxy_type: self.proxy_type(),
-            elapsed: self.started.elapsed(),
+            elapsed: ending.elapsed,
             bytes_in: ending.received,
             bytes_out: ending.sent,
             mode: shared.settings.mode,
@@ -189,6 +187,8 @@ impl Ledger {
 #[derive(Debug)]
 pub(super) struct Ending {
     pub status: Option<StatusCode>,
+    /// How long it took.
+    pub elapsed: Duration,
     pub received: u64,
     pub sent: u64,
     pub failure: Option<(UpstreamError, String)>,
@@ -228,6 +228,7 @@ impl server::Observer for Account {
         ledger.moved(&self.0, access.received, access.bytes);
         let ending = Ending {
             status: access.status,
+            elapsed: access.duration,
             received: access.received,
             sent: access.bytes,
             failure,

@@ -58,6 +58,7 @@ impl Tunnel {
         };
         let ending = Ending {
             status: Some(status),
+            elapsed: self.ledger.age(),
             received: traffic.to_backend(),
             sent: traffic.to_client(),
             failure,
