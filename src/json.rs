@@ -1,13 +1,6 @@
-//! JSON text in pieces: strings, numbers, and what stands between them. Pure.
-//!
-//! Most pieces are a few octets long, so they are copied in groups of a length that is known rather
-//! than by calls of `memcpy`: musl's takes some 20 ns however little there is to copy.
+//! JSON text in pieces: the inside of strings, and numbers. Pure.
 
-/// So many octets are looked at, and copied, together.
-const TOGETHER: usize = 32;
-
-/// From this length on `memcpy` is cheaper after all.
-const LONG: usize = 256;
+use crate::octets::{TOGETHER, append};
 
 /// What a kind of text must not contain, besides what JSON itself forbids: `"`, `\` and the
 /// characters before the space.
@@ -74,43 +67,6 @@ pub fn number(mut value: u64, json: &mut Vec<u8>) {
         }
     }
     append(&digits[first..], json);
-}
-
-/// Appends `octets` as they are.
-#[inline]
-pub fn append(octets: &[u8], out: &mut Vec<u8>) {
-    match octets.len() {
-        0..4 => octets.iter().for_each(|octet| out.push(*octet)),
-        4..8 => append_ends::<4>(octets, out),
-        8..16 => append_ends::<8>(octets, out),
-        16..TOGETHER => append_ends::<16>(octets, out),
-        TOGETHER..LONG => append_groups(octets, out),
-        LONG.. => out.extend_from_slice(octets),
-    }
-}
-
-/// Appends octets of which the first and the last `N` overlap or touch.
-#[inline(always)]
-fn append_ends<const N: usize>(octets: &[u8], out: &mut Vec<u8>) {
-    if let (Some(first), Some(last)) = (octets.first_chunk::<N>(), octets.last_chunk::<N>()) {
-        out.reserve(2 * N);
-        out.extend_from_slice(first);
-        out.truncate(out.len() + octets.len() - 2 * N);
-        out.extend_from_slice(last);
-    }
-}
-
-fn append_groups(octets: &[u8], out: &mut Vec<u8>) {
-    out.reserve(octets.len() + TOGETHER);
-    let (groups, rest) = octets.as_chunks::<TOGETHER>();
-    for group in groups {
-        out.extend_from_slice(group);
-    }
-    if let Some(last) = octets.last_chunk::<TOGETHER>() {
-        // The last group begins with what was appended already.
-        out.truncate(out.len() + rest.len() - TOGETHER);
-        out.extend_from_slice(last);
-    }
 }
 
 /// Where the next character begins that may have to be escaped.
@@ -210,7 +166,7 @@ mod tests {
     #[test]
     fn every_length_and_place_is_copied_and_seen() {
         let alphabet = ('a'..='z').cycle();
-        for length in (0..4 * TOGETHER).chain(LONG - 2..LONG + 2) {
+        for length in 0..4 * TOGETHER {
             let plain: String = alphabet.clone().take(length).collect();
             assert_eq!(escaped(&plain), plain);
             for at in 0..length {

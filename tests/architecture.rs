@@ -83,6 +83,7 @@ fn the_policy_and_the_codecs_are_pure() {
             "egress/policy",
             "egress/dns/wire",
             "json",
+            "octets",
             "execd/api/pty/frames",
             "execd/frames",
             "execd/lines",

@@ -14,7 +14,7 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
 use super::log::EVENT_KEY;
 use super::trace_context::{SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
-use crate::json::append;
+use crate::octets::append;
 
 /// Room before a record for the tag and the length it gets when it is complete.
 const FRAME: usize = 6;

@@ -161,8 +161,48 @@ pub struct Outbox {
 
 struct Entry {
     bytes: Range<usize>,
-    to: Option<socket2::SockAddr>,
+    to: Option<SocketAddr>,
     tag: u64,
+}
+
+/// An address as the kernel reads it.
+enum Name {
+    V4(libc::sockaddr_in),
+    V6(libc::sockaddr_in6),
+}
+
+impl Name {
+    #[allow(clippy::cast_possible_truncation)] // address families are small
+    fn new(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Self::V4(libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.ip().octets()),
+                },
+                sin_zero: [0; 8],
+            }),
+            SocketAddr::V6(address) => Self::V6(libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.ip().octets(),
+                },
+                sin6_scope_id: address.scope_id(),
+            }),
+        }
+    }
+
+    /// Where it lies, and how long it is.
+    #[allow(clippy::cast_possible_truncation)] // some dozens of octets
+    fn parts(&self) -> (*const libc::c_void, libc::socklen_t) {
+        match self {
+            Self::V4(name) => (ptr::from_ref(name).cast(), size_of_val(name) as _),
+            Self::V6(name) => (ptr::from_ref(name).cast(), size_of_val(name) as _),
+        }
+    }
 }
 
 impl Outbox {
@@ -181,7 +221,7 @@ impl Outbox {
         if end > start {
             self.entries.push(Entry {
                 bytes: start..end,
-                to: to.map(Into::into),
+                to,
                 tag,
             });
         }
@@ -213,17 +253,20 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], entries: &[Entry]) -> io::Result<u
     let mut vectors: [libc::iovec; BATCH] = unsafe { zeroed() };
     // SAFETY: as above.
     let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+    let mut names = [const { None }; BATCH];
     let mut count: libc::c_uint = 0;
-    for ((vector, header), entry) in vectors.iter_mut().zip(&mut headers).zip(entries) {
+    let slots = vectors.iter_mut().zip(&mut headers).zip(&mut names);
+    for (((vector, header), name), entry) in slots.zip(entries) {
         let payload = bytes.get(entry.bytes.clone()).unwrap_or_default();
         // The kernel only reads through these pointers, whatever their type says.
         vector.iov_base = payload.as_ptr().cast_mut().cast();
         vector.iov_len = payload.len();
         header.msg_hdr.msg_iov = vector;
         header.msg_hdr.msg_iovlen = 1;
-        if let Some(to) = &entry.to {
-            header.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
-            header.msg_hdr.msg_namelen = to.len();
+        if let Some(to) = entry.to {
+            let (address, length) = name.insert(Name::new(to)).parts();
+            header.msg_hdr.msg_name = address.cast_mut();
+            header.msg_hdr.msg_namelen = length;
         }
         count += 1;
     }
@@ -231,8 +274,8 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], entries: &[Entry]) -> io::Result<u
     // lengths in its headers are shorter than the kernel's and what is next to them may be anything.
     // Here it is zero.
     // SAFETY: the first `count` headers each point to one entry of `vectors`, which points into
-    // `bytes` with its true length, and to an address in `entries` with its true length; all of
-    // them outlive the call. On a little-endian machine a short length and the zeros after it are
+    // `bytes` with its true length, and to an entry of `names` with its true length; all of them
+    // outlive the call. On a little-endian machine a short length and the zeros after it are
     // the same number to the kernel, on a big-endian one the zeros come first.
     let sent = unsafe {
         libc::syscall(

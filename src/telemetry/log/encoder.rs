@@ -14,7 +14,8 @@ use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serial
 
 use super::order::{EVENT_KEY, positions};
 use super::{level, timestamp};
-use crate::json::{self, Escapes, append};
+use crate::json::{self, Escapes};
+use crate::octets::append;
 use crate::telemetry::bridge::{Attributes, Wire};
 use crate::telemetry::trace_context;
 
