@@ -1,7 +1,7 @@
 //! Copying a few octets. Pure.
 //!
-//! What the hot paths copy is short, so it is copied in groups of a length that is known rather than
-//! by calls of `memcpy`: musl's takes some 20 ns however little there is to copy.
+//! What the hot paths copy is short, so it is copied in groups of a length that is known, in place,
+//! rather than by calls of `memcpy`, which is another function to go to for every few octets.
 
 /// So many octets are copied together.
 pub const TOGETHER: usize = 32;

@@ -9,6 +9,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -36,11 +38,31 @@ pub enum Stream {
 /// A plain socket, and who waits for it.
 #[derive(Debug)]
 pub enum Socket<S: AsFd> {
-    /// smol's reactor. Beside it, whether there was nothing left when it was read last, so that
-    /// reading again would be in vain before the reactor says otherwise.
-    Shared(Async<S>, bool),
+    /// smol's reactor.
+    Shared(Async<S>, Drained),
     /// The reactor of the thread that serves it.
     Own(Registered<S>),
+}
+
+/// Whether there was nothing left when a socket was read last, so that reading again would be in
+/// vain before the reactor says otherwise. Clones are about the same socket.
+#[derive(Clone, Debug, Default)]
+pub struct Drained(Arc<AtomicBool>);
+
+impl Drained {
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_drained: bool) {
+        self.0.store(is_drained, Ordering::Relaxed);
+    }
+
+    /// Has the socket read the next time, whatever the reactor says. smol's does not tell of an
+    /// event that it delivers while it is being asked.
+    pub fn forget(&self) {
+        self.set(false);
+    }
 }
 
 impl<S: AsFd> Socket<S> {
@@ -56,7 +78,7 @@ impl<S: AsFd> Socket<S> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(match spawner.register(socket)? {
             Ok(registered) => Self::Own(registered),
-            Err(socket) => Self::Shared(Async::new_nonblocking(socket)?, false),
+            Err(socket) => Self::Shared(Async::new_nonblocking(socket)?, Drained::default()),
         })
     }
 
@@ -79,18 +101,18 @@ impl<S: AsFd> Socket<S> {
         };
         match self {
             Self::Own(socket) => socket.poll_read(context, receive).map_ok(drop),
-            Self::Shared(socket, is_drained) => loop {
-                if *is_drained {
+            Self::Shared(socket, drained) => loop {
+                if drained.get() {
                     ready!(socket.poll_readable(context))?;
-                    *is_drained = false;
+                    drained.set(false);
                 }
                 match receive(socket.get_ref()) {
                     Ok((_, was_all)) => {
-                        *is_drained = was_all;
+                        drained.set(was_all);
                         return Poll::Ready(Ok(()));
                     }
                     Err(Errno::INTR) => {}
-                    Err(Errno::AGAIN) => *is_drained = true,
+                    Err(Errno::AGAIN) => drained.set(true),
                     Err(error) => return Poll::Ready(Err(error.into())),
                 }
             },
@@ -100,10 +122,10 @@ impl<S: AsFd> Socket<S> {
     fn poll_readable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Own(socket) => socket.poll_readable(context).map(Ok),
-            Self::Shared(socket, is_drained) => {
-                if *is_drained {
+            Self::Shared(socket, drained) => {
+                if drained.get() {
                     ready!(socket.poll_readable(context))?;
-                    *is_drained = false;
+                    drained.set(false);
                 }
                 Poll::Ready(Ok(()))
             }
@@ -204,6 +226,16 @@ impl Stream {
         }
     }
 
+    /// What is known of a plain socket on smol's reactor, to be forgotten.
+    pub(super) fn drained(&self) -> Option<Drained> {
+        match self {
+            Self::Tcp(Socket::Shared(_, drained)) | Self::Unix(Socket::Shared(_, drained)) => {
+                Some(drained.clone())
+            }
+            Self::Tcp(Socket::Own(_)) | Self::Unix(Socket::Own(_)) | Self::Tls(_) => None,
+        }
+    }
+
     /// Makes the peer of a TCP connection see an error instead of an end when this is dropped.
     pub fn reset_when_closed(&self) {
         if let Self::Tcp(socket) = self {
@@ -215,13 +247,13 @@ impl Stream {
     /// A TCP connection that smol's reactor waits for.
     #[must_use]
     pub fn tcp(socket: Async<TcpStream>) -> Self {
-        Self::Tcp(Socket::Shared(socket, false))
+        Self::Tcp(Socket::Shared(socket, Drained::default()))
     }
 
     /// A connection over a Unix socket that smol's reactor waits for.
     #[must_use]
     pub fn unix(socket: Async<UnixStream>) -> Self {
-        Self::Unix(Socket::Shared(socket, false))
+        Self::Unix(Socket::Shared(socket, Drained::default()))
     }
 
     /// A TCP connection just accepted, waited for where `spawner` waits.

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::{self, SendRequest};
 
-use super::io::Stream;
+use super::io::{Drained, Stream};
 use super::{Body, Request, Response};
 
 /// A connection that speaks HTTP/1.1.
@@ -25,6 +25,8 @@ pub(super) struct Session {
     driver: Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>,
     relay: Arc<Relay>,
     waker: Waker,
+    /// What is known of the socket.
+    drained: Option<Drained>,
     made: Instant,
 }
 
@@ -32,6 +34,7 @@ impl Session {
     /// Speaks HTTP on `stream`, with heads of at most `head_bytes`, which is also the most that is
     /// read at once.
     pub(super) async fn new(stream: Stream, head_bytes: usize) -> hyper::Result<Self> {
+        let drained = stream.drained();
         let (requests, driver) = http1::Builder::new()
             .max_buf_size(head_bytes)
             .max_header_size(head_bytes)
@@ -43,6 +46,7 @@ impl Session {
             driver: Some(Box::pin(driver.with_upgrades())),
             waker: Waker::from(relay.clone()),
             relay,
+            drained,
             made: Instant::now(),
         })
     }
@@ -91,7 +95,11 @@ impl Session {
     /// looked at: the server may have closed it, or sent what nobody asked for, which must not be
     /// taken for the response to the next request.
     pub(super) fn is_usable(&mut self) -> bool {
-        if self.relay.target().is_stirred {
+        let is_stirred = self.relay.target().is_stirred;
+        if is_stirred {
+            if let Some(drained) = &self.drained {
+                drained.forget();
+            }
             let _ = self.drive(&Context::from_waker(Waker::noop()));
         }
         self.is_free()
@@ -176,5 +184,32 @@ impl Wake for Relay {
             std::mem::replace(&mut target.waker, Waker::noop().clone())
         };
         waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::Async;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn one_look_is_enough_to_see_what_was_not_asked_for() {
+        smol::block_on(async {
+            for _ in 0..200 {
+                let (mut server, ours) = UnixStream::pair().unwrap();
+                let stream = Stream::unix(Async::new(ours).unwrap());
+                let mut session = Session::new(stream, 8192).await.unwrap();
+                poll_fn(|context| session.poll_finish(context)).await;
+                session.rest();
+                assert!(session.is_usable());
+                server.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+                while !session.relay.target().is_stirred {
+                    std::thread::yield_now();
+                }
+                assert!(!session.is_usable());
+            }
+        });
     }
 }
