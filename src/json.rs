@@ -1,7 +1,7 @@
 //! JSON text in pieces: the inside of strings, and numbers. Pure.
 
-use crate::octets::{TOGETHER, append};
-
+/// So many octets are looked at together.
+const TOGETHER: usize = 32;
 /// What a kind of text must not contain, besides what JSON itself forbids: `"`, `\` and the
 /// characters before the space.
 pub trait Escapes {
@@ -32,15 +32,15 @@ pub fn escape<E: Escapes>(text: &str, json: &mut Vec<u8>) {
             _ if E::include(character) => "",
             _ => continue,
         };
-        append(&text.as_bytes()[plain..at], json);
+        json.extend_from_slice(&text.as_bytes()[plain..at]);
         plain = seen;
         if escaped.is_empty() {
             append_code(character, json);
         } else {
-            append(escaped.as_bytes(), json);
+            json.extend_from_slice(escaped.as_bytes());
         }
     }
-    append(&text.as_bytes()[plain..], json);
+    json.extend_from_slice(&text.as_bytes()[plain..]);
 }
 
 /// Appends a character of the basic plane as its code.
@@ -66,7 +66,7 @@ pub fn number(mut value: u64, json: &mut Vec<u8>) {
             break;
         }
     }
-    append(&digits[first..], json);
+    json.extend_from_slice(&digits[first..]);
 }
 
 /// Where the next character begins that may have to be escaped.

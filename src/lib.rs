@@ -17,7 +17,6 @@ pub mod json;
 pub mod lifecycle;
 #[cfg(target_arch = "x86_64")]
 mod memory;
-pub mod octets;
 pub mod runtime;
 pub mod supervisor;
 pub mod telemetry;

@@ -14,7 +14,6 @@ use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 
 use super::log::EVENT_KEY;
 use super::trace_context::{SPAN_ID_KEY, TRACE_ID_KEY, parse_id};
-use crate::octets::append;
 
 /// Room before a record for the tag and the length it gets when it is complete.
 const FRAME: usize = 6;
@@ -107,7 +106,7 @@ impl Wire {
         out.push(record::BODY);
         varint(octets_length(body.len()), out);
         octets(any::STRING, body.as_bytes(), out);
-        append(&attributes.0, out);
+        out.extend_from_slice(&attributes.0);
     }
 
     /// The record, if one was begun.
@@ -261,9 +260,9 @@ fn string(key: &str, text: &str, out: &mut Vec<u8>) {
         // Every length is one octet.
         let [pair, value] = [pair, value].map(|length| length as u8);
         out.extend_from_slice(&[record::ATTRIBUTES, pair, pair::KEY, key.len() as u8]);
-        append(key, out);
+        out.extend_from_slice(key);
         out.extend_from_slice(&[pair::VALUE, value, any::STRING, text.len() as u8]);
-        append(text, out);
+        out.extend_from_slice(text);
     } else {
         out.push(record::ATTRIBUTES);
         varint(pair, out);
@@ -334,7 +333,7 @@ pub(super) fn message<T>(tag: u8, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec
 pub(super) fn octets(tag: u8, octets: &[u8], out: &mut Vec<u8>) {
     out.push(tag);
     varint(octets.len(), out);
-    append(octets, out);
+    out.extend_from_slice(octets);
 }
 
 /// How long a field of so many octets is, with its tag.

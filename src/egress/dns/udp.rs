@@ -31,7 +31,6 @@ use super::wire::{self, MAX_MESSAGE, rcode_text, rtype_text};
 use crate::egress::events::{Denied, Dropped, Outbound, Refused};
 use crate::egress::metrics::{DropReason, Outcome, Transport};
 use crate::egress::policy::{Action, Verdict};
-use crate::octets::append;
 
 /// The largest query taken over UDP, in octets; a longer one gets FORMERR.
 pub const MAX_QUERY: usize = 4096;
@@ -369,7 +368,7 @@ impl<'a> Worker<'a> {
         let (message, deadline) = (&pending.message, pending.deadline);
         self.sources.push(ticket.socket(), ticket.tag(), |out| {
             let start = out.len();
-            append(message, out);
+            out.extend_from_slice(message);
             wire::set_id(out.get_mut(start..).unwrap_or_default(), ticket.id());
         });
         let request = Request {
@@ -544,7 +543,7 @@ impl<'a> Worker<'a> {
                         if message.len() > limit {
                             reply::truncated(message, query.edns, limit, out);
                         } else {
-                            append(message, out);
+                            out.extend_from_slice(message);
                         }
                     });
                     self.ips.clear();

@@ -17,7 +17,6 @@ use opentelemetry::Context;
 
 use super::account::Account;
 use crate::footprint;
-use crate::octets::append;
 use crate::telemetry::background;
 
 /// Bytes of records that wait or are under way. The usual record takes some 250, so that this only
@@ -110,7 +109,7 @@ impl State {
         }
         if let Some(last) = waiting.back_mut() {
             last.records += 1;
-            append(record, &mut last.bytes);
+            last.bytes.extend_from_slice(record);
         }
         self.records += 1;
         self.bytes += record.len();

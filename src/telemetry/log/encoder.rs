@@ -15,7 +15,6 @@ use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serial
 use super::order::{EVENT_KEY, positions};
 use super::{level, timestamp};
 use crate::json::{self, Escapes};
-use crate::octets::append;
 use crate::telemetry::bridge::{Attributes, Wire};
 use crate::telemetry::trace_context;
 
@@ -146,17 +145,17 @@ impl Encoder {
             clock,
         } = scratch;
         line.extend_from_slice(b"{\"level\":\"");
-        append(level::name(record.level()).as_bytes(), line);
+        line.extend_from_slice(level::name(record.level()).as_bytes());
         line.extend_from_slice(b"\",\"ts\":\"");
-        append(clock.rfc3339(now).as_bytes(), line);
-        append(&self.name, line);
+        line.extend_from_slice(clock.rfc3339(now).as_bytes());
+        line.extend_from_slice(&self.name);
         let message = text_of(record.msg(), &mut fields.formatted);
         escape(message, line);
         if exported {
             wire.begin(now, record.level(), message, &self.attributes);
         }
         line.push(b'"');
-        append(&self.baseline, line);
+        line.extend_from_slice(&self.baseline);
 
         let (line_start, wire_start) = (line.len(), wire.len());
         let mut watch = Watch {
@@ -301,7 +300,7 @@ impl Fields {
         for place in self.order.iter().filter(|place| belongs(place)) {
             let range = self.list.get(place.field).map(&piece).cloned();
             let piece = range.and_then(|range| octets.get(range));
-            append(piece.unwrap_or_default(), &mut self.pieces);
+            self.pieces.extend_from_slice(piece.unwrap_or_default());
         }
         octets.truncate(start);
         octets.extend_from_slice(&self.pieces);
@@ -354,7 +353,7 @@ impl Watch<'_> {
         match value {
             Value::Null => line.extend_from_slice(b"null"),
             Value::Bool(value) => {
-                append(if value { &b"true"[..] } else { b"false" }, line);
+                line.extend_from_slice(if value { &b"true"[..] } else { b"false" });
                 wire.bool(key, value);
             }
             Value::Integer(value) => {
@@ -365,7 +364,7 @@ impl Watch<'_> {
                 wire.integer(key, value);
             }
             Value::Large(digits) => {
-                append(digits.as_bytes(), line);
+                line.extend_from_slice(digits.as_bytes());
                 wire.text(key, digits);
             }
             Value::Text(text) => {
@@ -548,16 +547,16 @@ fn append_json(json: &[u8], line: &mut Vec<u8>) {
         .iter()
         .fold(true, |plain, octet| plain & (*octet < 0x7f));
     if plain {
-        return append(json, line);
+        return line.extend_from_slice(json);
     }
     let text = std::str::from_utf8(json).unwrap_or_default();
     let mut written = 0;
     for (at, control) in text.match_indices(Terminal::include) {
-        append(json.get(written..at).unwrap_or_default(), line);
+        line.extend_from_slice(json.get(written..at).unwrap_or_default());
         json::escape::<Terminal>(control, line);
         written = at + control.len();
     }
-    append(json.get(written..).unwrap_or_default(), line);
+    line.extend_from_slice(json.get(written..).unwrap_or_default());
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::dropped::{Dropped, Reason};
-use crate::octets::append;
 
 /// Bytes of records waiting for one output, those being written included.
 pub const QUEUE_BYTES: usize = 2 * 1024 * 1024;
@@ -134,7 +133,7 @@ impl Queue {
             self.dropped.add(reason, 1);
             state.losses[reason as usize] += 1;
         } else {
-            append(line, &mut state.waiting);
+            state.waiting.extend_from_slice(line);
             state.waiting_records += 1;
         }
         let wake = match state.writer {

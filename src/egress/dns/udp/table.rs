@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use super::super::upstream::{Plan, Set};
 use super::super::wire::query::Query;
-use crate::octets::append;
 
 /// Requests outstanding for one query; one more takes the place of the oldest.
 const MAX_OUTSTANDING: usize = 12;
@@ -219,7 +218,7 @@ impl Table {
             None => (Vec::new(), Vec::new(), Vec::new()),
         };
         message.clear();
-        append(arrival.message, &mut message);
+        message.extend_from_slice(arrival.message);
         consolation.clear();
         let pending = Pending {
             client: arrival.client,
