@@ -14,7 +14,7 @@ mod receiver;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::bench::{Estimate, Samples, Spread, Table, interleave, measured, wanted};
+use support::bench::{Awake, Estimate, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::daemon::{Daemon, Installed, telemetry};
 use self::load::{Delay, RATE, Sides, Target, Throughput, WINDOW, delay, relay, throughput};
@@ -255,7 +255,9 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     for (_, daemon) in daemons {
         delay(daemon.dns, None, extent.round);
     }
+    let awake = Awake::keep();
     let rounds = interleave(extent.delay_rounds(), &mut cases);
+    drop(awake);
     let samples = |case: usize| -> Vec<Samples> {
         let rounds = rounds[case].iter();
         rounds.map(|round| round.delays.clone()).collect()

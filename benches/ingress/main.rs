@@ -17,7 +17,7 @@ mod load;
 use std::time::Duration;
 
 use opensandbox::http::server::PARK_TIME;
-use support::bench::{Estimate, Samples, Spread, Table, interleave, measured, wanted};
+use support::bench::{Awake, Estimate, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::backend::Backend;
 use self::contenders::{Contender, Installed};
@@ -158,8 +158,9 @@ fn delays(extent: &Extent, contenders: &[Contender]) {
     for contender in contenders {
         cases.push(Box::new(move || load::paced(contender, RATE, extent.paced)));
     }
+    let awake = Awake::keep();
     let results = interleave(extent.paced_rounds, &mut cases);
-    drop(cases);
+    drop((awake, cases));
     let mut table = Table::new(&["", "added p50 us", "added p99 us"]);
     for (contender, rounds) in contenders.iter().zip(&results) {
         let over = |share: f64| {

@@ -9,7 +9,11 @@
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 /// Whether `cargo bench` runs this; otherwise a short run has to do, which proves that it works.
 #[must_use]
@@ -213,6 +217,43 @@ impl fmt::Display for Estimate {
         let digits = f.precision().unwrap_or(1);
         let Self { value, low, high } = self;
         write!(f, "{value:.digits$} ({low:.digits$} to {high:.digits$})")
+    }
+}
+
+/// Keeps every core from being halted while there is nothing to do, until it is dropped. A halted
+/// core of a virtual machine comes back when its host gets to it, which is nobody's delay here.
+pub struct Awake(Arc<AtomicBool>);
+
+impl Awake {
+    /// Starts a thread for each core, of the class that runs when no other does.
+    #[must_use]
+    pub fn keep() -> Self {
+        let is_over = Arc::<AtomicBool>::default();
+        // SAFETY: it only asks. This thread may be kept from some of them.
+        let cores = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+        for core in 0..usize::try_from(cores).unwrap_or(1) {
+            let is_over = is_over.clone();
+            std::thread::spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(core);
+                let idle = libc::sched_param { sched_priority: 0 };
+                // SAFETY: the parameter is what this class asks for, and outlives the call.
+                let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) };
+                if set != 0 || sched_setaffinity(None, &only).is_err() {
+                    return;
+                }
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        Self(is_over)
+    }
+}
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
