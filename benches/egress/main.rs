@@ -264,6 +264,7 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     };
     let (direct, relay, silent) = (samples(DIRECT), samples(RELAY), samples(SILENT));
     let p50 = |samples: &Samples| samples.quantile(0.5);
+    let p90 = |samples: &Samples| samples.quantile(0.9);
     let p99 = |samples: &Samples| samples.quantile(0.99);
     println!(
         "{RATE} queries a second in {} rounds of {} ms, microseconds:",
@@ -275,6 +276,7 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
         "p50 above direct",
         "p50 above the relay",
         "p99 above direct",
+        "p90, share of no telemetry",
         "p99, share of no telemetry",
         "beside the dns thread, ms CPU/s",
     ]);
@@ -294,14 +296,20 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
             });
             format!("{above:.0}")
         };
-        let share = Estimate::of([&own, &silent], |[own, silent]| p99(own) / p99(silent));
+        let share = |quantile: fn(&Samples) -> f64| {
+            let share = Estimate::of([&own, &silent], |[own, silent]| {
+                quantile(own) / quantile(silent)
+            });
+            format!("{share:.2}")
+        };
         let beside = Spread::of(rounds[case].iter().map(|round| round.beside));
         table.row(&[
             &name,
             &above(&direct, p50),
             &above(&relay, p50),
             &above(&direct, p99),
-            &format!("{share:.2}"),
+            &share(p90),
+            &share(p99),
             &format!("{beside:.2}"),
         ]);
     }
