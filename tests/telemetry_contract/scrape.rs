@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use opensandbox::telemetry::prometheus::name_of;
 use serde_json::Value;
+use support::Daemon;
 use support::egress::Place;
 use support::http::get;
 use support::sdk;
@@ -253,16 +254,21 @@ impl Drop for Prometheus {
     }
 }
 
-#[test]
-fn a_real_prometheus_takes_all_of_it() {
-    let place = Place::new();
+/// Egress after some traffic, and where it is scraped.
+fn scraped(place: &Place) -> (Daemon, SocketAddr) {
     let port = place.enter(support::free_port);
-    let mut daemon = egress(&place)
+    let daemon = egress(place)
         .env("OTEL_METRICS_EXPORTER", "prometheus")
         .env("OTEL_EXPORTER_PROMETHEUS_PORT", port)
         .spawn();
-    traffic(&place);
-    let target = (place.api().ip(), port).into();
+    traffic(place);
+    (daemon, (place.api().ip(), port).into())
+}
+
+#[test]
+fn a_real_prometheus_takes_all_of_it() {
+    let place = Place::new();
+    let (mut daemon, target) = scraped(&place);
     place.enter(|| {
         let Some(prometheus) = Prometheus::scraping(target) else {
             return;
@@ -285,18 +291,12 @@ fn a_real_prometheus_takes_all_of_it() {
 #[test]
 fn a_scrape_is_what_prometheus_expects() {
     let place = Place::new();
-    let port = place.enter(support::free_port);
-    let mut daemon = egress(&place)
-        .env("OTEL_METRICS_EXPORTER", "prometheus")
-        .env("OTEL_EXPORTER_PROMETHEUS_PORT", port)
-        .spawn();
-    traffic(&place);
-    let address = (place.api().ip(), port).into();
-    let answer = place.enter(|| get(address, "/metrics")).expect("a scrape");
+    let (mut daemon, target) = scraped(&place);
+    let answer = place.enter(|| get(target, "/metrics")).expect("a scrape");
     assert_eq!(answer.status, 200);
     let content = "content-type: text/plain; version=0.0.4; charset=utf-8".to_owned();
     assert!(answer.headers.contains(&content), "{:?}", answer.headers);
-    let missing = place.enter(|| get(address, "/")).expect("an answer");
+    let missing = place.enter(|| get(target, "/")).expect("an answer");
     assert_eq!(missing.status, 404);
     assert_eq!(daemon.stop().code(), Some(0));
 
