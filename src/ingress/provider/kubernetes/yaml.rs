@@ -68,7 +68,10 @@ fn value<'a>(
                 };
                 let member = value(next(events)?, events, depth + 1)?;
                 if members.insert(key.clone(), member).is_some() {
-                    return Err(format!("line {}: {key} is there twice", span.start.line()));
+                    return Err(format!(
+                        "line {}: {key:?} is there twice",
+                        span.start.line()
+                    ));
                 }
             }
         }
@@ -127,7 +130,11 @@ mod tests {
         for (text, told) in [
             ("a: b\n c: d\n", "line 2: "),
             ("a: &x 1\nb: *x\n", "line 2: aliases are not supported"),
-            ("a: 1\na: 2\n", "line 2: a is there twice"),
+            ("a: 1\na: 2\n", "line 2: \"a\" is there twice"),
+            (
+                "\"a\\nb\": 1\n\"a\\nb\": 2\n",
+                "line 2: \"a\\nb\" is there twice",
+            ),
             ("? [a]\n: b\n", "line 1: a key that is no text"),
             ("a: [1\n", "line "),
             ("a:\n\tb: 1\n", "line 2: "),
