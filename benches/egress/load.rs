@@ -13,7 +13,7 @@ use opensandbox::egress::dns::mmsg::{BATCH, Inbox, Outbox};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{CpuSet, Pid, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
-use support::bench::{Process, Samples};
+use support::bench::{Pace, Process, Samples};
 
 /// Names that are asked for.
 const NAMES: usize = 5000;
@@ -246,8 +246,8 @@ pub struct Delay {
     pub beside: f64,
 }
 
-/// Asks [`RATE`] queries a second of `address` for as long as `round`, on a schedule that does not
-/// wait for answers. `target` is who answers there, if it is a process of its own.
+/// Asks [`RATE`] queries a second of `address`, as many as are due in `round`, and does not wait for
+/// answers. `target` is who answers there, if it is a process of its own.
 ///
 /// An answer has come when the kernel has it, not when this thread gets to read it: what this side
 /// of the machine is busy with is nobody's delay.
@@ -277,10 +277,9 @@ pub fn delay(address: SocketAddr, target: Option<Target>, round: Duration) -> De
         delays.count()
     };
     let mut message = Vec::new();
-    let epoch = Instant::now();
+    let (epoch, mut pace) = (Instant::now(), Pace::new(RATE));
     for number in 0..count {
-        let due = epoch + Duration::from_secs(number as u64) / RATE;
-        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        pace.wait();
         message.clear();
         query(number, &mut message);
         sent.push(microseconds(clock_gettime(ClockId::Realtime)));

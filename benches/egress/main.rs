@@ -14,7 +14,7 @@ mod receiver;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use support::bench::{Awake, Estimate, Samples, Spread, Table, interleave, measured, wanted};
+use support::bench::{Estimate, OneCore, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::daemon::{Daemon, Installed, telemetry};
 use self::load::{Delay, RATE, Sides, Target, Throughput, WINDOW, delay, relay, throughput};
@@ -255,9 +255,9 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     for (_, daemon) in daemons {
         delay(daemon.dns, None, extent.round);
     }
-    let awake = Awake::keep();
+    let sharing = OneCore::share(daemons.iter().map(|(_, daemon)| daemon.process));
     let rounds = interleave(extent.delay_rounds(), &mut cases);
-    drop(awake);
+    drop(sharing);
     let samples = |case: usize| -> Vec<Samples> {
         let rounds = rounds[case].iter();
         rounds.map(|round| round.delays.clone()).collect()
@@ -267,7 +267,7 @@ fn added_delay(upstream: SocketAddr, relay: Target, daemons: &[(&str, Daemon)], 
     let p90 = |samples: &Samples| samples.quantile(0.9);
     let p99 = |samples: &Samples| samples.quantile(0.99);
     println!(
-        "{RATE} queries a second in {} rounds of {} ms, microseconds:",
+        "{RATE} queries a second on one core in {} rounds of {} ms, microseconds:",
         extent.delay_rounds(),
         DELAY_ROUND.as_millis()
     );

@@ -31,7 +31,8 @@ impl Contender {
         self.child.is_none()
     }
 
-    fn process(&self) -> Option<Process> {
+    /// The process of its own, if it has one.
+    pub fn process(&self) -> Option<Process> {
         self.child.as_ref().map(|child| Process(child.id()))
     }
 

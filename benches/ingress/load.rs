@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use support::bench::Samples;
+use support::bench::{Pace, Samples};
 
 use crate::backend::BODY;
 use crate::contenders::Contender;
@@ -117,25 +117,23 @@ pub fn warm_up(contender: &Contender) {
     }
 }
 
-/// Requests at a fixed rate, from the moment each was due; how long each took, in microseconds.
+/// Requests at a fixed rate, as many as are due in `time`; how long each took, in microseconds.
 ///
 /// An answer has come when the kernel has it, not when this thread gets to read it, which it does
-/// when it needs the connection again: what the clients' side of the machine is busy with is
-/// nobody's delay. Whoever is too slow for the rate answers later and later.
+/// when it needs the connection again. Where that has to wait for an answer, what follows it is
+/// late, and counts from when it was due.
 pub fn paced(contender: &Contender, rate: u32, time: Duration) -> Samples {
     let mut clients: Vec<_> = (0..PACED_CONNECTIONS)
         .map(|_| Client::new(contender))
         .collect();
     let mut delays = Samples::default();
     let count = (time.as_secs_f64() * f64::from(rate)) as u32;
-    let (epoch, start) = (wall_clock(), Instant::now());
+    let mut pace = Pace::new(rate);
     for number in 0..count {
-        let due = Duration::from_secs(1) * number / rate;
-        std::thread::sleep(due.saturating_sub(start.elapsed()));
-        let due = epoch + due.as_secs_f64() * 1e6;
+        pace.wait();
+        let due = wall_clock();
         let client = &mut clients[(number % PACED_CONNECTIONS) as usize];
         client.receive(&mut delays);
-        // Sleeping too long is this side's fault, waiting for an answer that is late is not.
         client.since = Some(if client.is_behind { due } else { wall_clock() });
         client.socket.write_all(&client.request).expect("sent");
     }

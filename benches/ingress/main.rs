@@ -17,7 +17,7 @@ mod load;
 use std::time::Duration;
 
 use opensandbox::http::server::PARK_TIME;
-use support::bench::{Awake, Estimate, Samples, Spread, Table, interleave, measured, wanted};
+use support::bench::{Estimate, OneCore, Samples, Spread, Table, interleave, measured, wanted};
 
 use self::backend::Backend;
 use self::contenders::{Contender, Installed};
@@ -158,9 +158,9 @@ fn delays(extent: &Extent, contenders: &[Contender]) {
     for contender in contenders {
         cases.push(Box::new(move || load::paced(contender, RATE, extent.paced)));
     }
-    let awake = Awake::keep();
+    let sharing = OneCore::share(contenders.iter().filter_map(Contender::process));
     let results = interleave(extent.paced_rounds, &mut cases);
-    drop((awake, cases));
+    drop((sharing, cases));
     let mut table = Table::new(&["", "added p50 us", "added p99 us"]);
     for (contender, rounds) in contenders.iter().zip(&results) {
         let over = |share: f64| {
@@ -182,7 +182,7 @@ fn delays(extent: &Extent, contenders: &[Contender]) {
         table.row(&[&name, &over(0.5), &over(0.99)]);
     }
     println!(
-        "delay at {RATE} requests/s, in {} rounds of {} ms\n{table}",
+        "delay at {RATE} requests/s on one core, in {} rounds of {} ms\n{table}",
         extent.paced_rounds,
         extent.paced.as_millis()
     );

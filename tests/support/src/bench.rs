@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// Whether `cargo bench` runs this; otherwise a short run has to do, which proves that it works.
 #[must_use]
@@ -220,40 +220,95 @@ impl fmt::Display for Estimate {
     }
 }
 
-/// Keeps every core from being halted while there is nothing to do, until it is dropped. A halted
-/// core of a virtual machine comes back when its host gets to it, which is nobody's delay here.
-pub struct Awake(Arc<AtomicBool>);
+/// Has some processes share one core, until it is dropped.
+///
+/// Between cores, an answer waits for whoever else's machine this is: a core of a virtual machine
+/// that was halted, or is told of by another one, comes back when its host gets to it, which takes
+/// up to milliseconds. On one core that is never halted, what is left of a delay is what the
+/// processes do, their threads in the background included. It is what a sandbox of one processor
+/// sees, too.
+pub struct OneCore {
+    before: Vec<(Pid, CpuSet)>,
+    is_over: Arc<AtomicBool>,
+}
 
-impl Awake {
-    /// Starts a thread for each core, of the class that runs when no other does.
+impl OneCore {
+    /// Moves every thread of this process, and of `others`, to the first core. The calling thread
+    /// goes before all the others, if the system lets it, so that it asks when it is to ask,
+    /// whatever those who are to answer are doing.
     #[must_use]
-    pub fn keep() -> Self {
-        let is_over = Arc::<AtomicBool>::default();
-        // SAFETY: it only asks. This thread may be kept from some of them.
-        let cores = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
-        for core in 0..usize::try_from(cores).unwrap_or(1) {
-            let is_over = is_over.clone();
-            std::thread::spawn(move || {
-                let mut only = CpuSet::new();
-                only.set(core);
-                let idle = libc::sched_param { sched_priority: 0 };
-                // SAFETY: the parameter is what this class asks for, and outlives the call.
-                let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const idle) };
-                if set != 0 || sched_setaffinity(None, &only).is_err() {
-                    return;
+    pub fn share(others: impl IntoIterator<Item = Process>) -> Self {
+        let mut first = CpuSet::new();
+        first.set(0);
+        let mut before = Vec::new();
+        for process in std::iter::once(Process(std::process::id())).chain(others) {
+            for (thread, _, _) in process.threads() {
+                let thread = i32::try_from(thread).ok().and_then(Pid::from_raw);
+                // One that has ended needs no core.
+                if let Some(thread) = thread
+                    && let Ok(cores) = sched_getaffinity(Some(thread))
+                    && sched_setaffinity(Some(thread), &first).is_ok()
+                {
+                    before.push((thread, cores));
                 }
-                while !is_over.load(Ordering::Relaxed) {
+            }
+        }
+        let is_over = Arc::<AtomicBool>::default();
+        // Inherits the core, and runs when no other thread does.
+        std::thread::spawn({
+            let is_over = is_over.clone();
+            move || {
+                let is_idle = schedule(libc::SCHED_IDLE, 0);
+                while is_idle && !is_over.load(Ordering::Relaxed) {
                     std::hint::spin_loop();
                 }
-            });
-        }
-        Self(is_over)
+            }
+        });
+        schedule(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1);
+        Self { before, is_over }
     }
 }
 
-impl Drop for Awake {
+impl Drop for OneCore {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        schedule(libc::SCHED_OTHER, 0);
+        self.is_over.store(true, Ordering::Relaxed);
+        for (thread, cores) in &self.before {
+            let _ended = sched_setaffinity(Some(*thread), cores);
+        }
+    }
+}
+
+/// Puts the calling thread into a class of the scheduler; whether that may be.
+fn schedule(class: i32, priority: i32) -> bool {
+    let priority = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the parameter outlives the call, which reads it.
+    unsafe { libc::sched_setscheduler(0, class, &raw const priority) == 0 }
+}
+
+/// Moments at a fixed rate. Whoever comes too late for one goes on from there: what was missed is
+/// not made up for in a burst, which nobody could answer at once.
+pub struct Pace {
+    interval: Duration,
+    next: Instant,
+}
+
+impl Pace {
+    /// So many a second.
+    #[must_use]
+    pub fn new(rate: u32) -> Self {
+        Self {
+            interval: Duration::from_secs(1) / rate,
+            next: Instant::now(),
+        }
+    }
+
+    /// Waits for the next moment.
+    pub fn wait(&mut self) {
+        std::thread::sleep(self.next.saturating_duration_since(Instant::now()));
+        self.next = self.next.max(Instant::now() - self.interval) + self.interval;
     }
 }
 
