@@ -14,6 +14,7 @@ use support::free_port;
 use crate::bare;
 
 pub const OURS: &str = "ingress";
+pub const SILENT: &str = "ingress, silent";
 pub const BARE: &str = "bare hyper";
 pub const NGINX: &str = "nginx";
 
@@ -86,7 +87,7 @@ impl Installed {
             host: self.backend.to_string(),
             child: None,
         };
-        let mut all = vec![direct, self.ingress(), self.bare()];
+        let mut all = vec![direct, self.ingress(), self.silent(), self.bare()];
         for (name, start) in [
             (NGINX, Self::nginx as fn(&Self) -> Contender),
             ("haproxy", Self::haproxy),
@@ -107,6 +108,21 @@ impl Installed {
 
     /// With metrics and log records sent to a receiver, and an access log.
     pub fn ingress(&self) -> Contender {
+        let telemetry = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*self.receiver),
+            ("OTEL_LOGS_EXPORTER", "otlp"),
+            // So that exports happen while it is measured.
+            ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+        ];
+        self.ours(OURS, &telemetry)
+    }
+
+    /// With an access log only.
+    fn silent(&self) -> Contender {
+        self.ours(SILENT, &[])
+    }
+
+    fn ours(&self, name: &'static str, telemetry: &[(&str, &str)]) -> Contender {
         let address = free();
         let routes = self.directory.path().join("routes.toml");
         fs::write(&routes, "[sandboxes.box]\nhost = \"127.0.0.1\"\n").expect("our directory");
@@ -116,13 +132,10 @@ impl Installed {
             .arg(format!("--routes={}", routes.display()))
             .args(["--address=127.0.0.1", &format!("--port={}", address.port())])
             .env_clear()
-            .env("OPENSANDBOX_LOG_OUTPUT", self.log(OURS))
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &self.receiver)
-            .env("OTEL_LOGS_EXPORTER", "otlp")
-            // So that exports happen while it is measured.
-            .env("OTEL_METRIC_EXPORT_INTERVAL", "1000");
+            .env("OPENSANDBOX_LOG_OUTPUT", self.log(name))
+            .envs(telemetry.iter().copied());
         let host = format!("box-{}.bench.test", self.backend.port());
-        started(OURS, address, host, command)
+        started(name, address, host, command)
     }
 
     /// This program once more, as the proxy.
