@@ -136,7 +136,7 @@ fn what_cannot_be_a_policy_changes_nothing() {
     let Some(scene) = Scene::new() else { return };
     scene.resolve_everything();
     let file = scene.rules.path().join("policy.json");
-    let egress = scene
+    let mut egress = scene
         .egress("")
         .env("OPENSANDBOX_EGRESS_POLICY_FILE", file.display())
         .spawn();
@@ -272,6 +272,7 @@ fn what_cannot_be_a_policy_changes_nothing() {
         assert_eq!(scene.ask("ok.test"), Some(0), "{method} {message}");
         assert_eq!(scene.ask("evil.test"), Some(3), "{method} {message}");
     }
+    assert!(egress.stop().success());
     let failures = egress.events("egress.update_failed");
     assert!(failures.iter().all(|event| event["level"] == "warn"));
     assert_eq!(failures.len(), count, "{failures:#?}");
