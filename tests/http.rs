@@ -30,6 +30,7 @@ use opensandbox::http::{Body, Request, Response, error};
 use opensandbox::lifecycle::{DrainCut, Shutdown};
 use opensandbox::runtime::Runtime;
 use smol::{Async, Task, Timer};
+use support::eventually;
 
 /// Long enough that only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -82,17 +83,6 @@ impl Records {
             let begun = begun.iter().filter(|begun| *begun == path).count();
             (begun >= count).then_some(())
         });
-    }
-}
-
-fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = check() {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "it never happened");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

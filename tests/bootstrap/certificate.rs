@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use support::otlp::Receiver;
 use support::tls::Authority;
 
-use crate::scene::{Running, Scene, eventually, shells};
+use crate::scene::{Running, Scene, shells};
+use support::becomes;
 
 const WANTED: (&str, &str) = ("OPENSANDBOX_EGRESS_MITMPROXY_TRANSPARENT", "Yes");
 
@@ -122,7 +123,7 @@ fn a_pre_script_finds_the_certificate_installed() {
         )
         .unwrap();
         let mut running = scene.start(&[WANTED, ("EXECD_BOOTSTRAP_PRE_SCRIPT", "pre")], &["true"]);
-        assert!(eventually(|| {
+        assert!(becomes(|| {
             root(&running)
                 .join("opt/opensandbox/merged-ca-certificates.pem")
                 .exists()

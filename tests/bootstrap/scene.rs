@@ -4,14 +4,10 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::becomes;
 use tempfile::TempDir;
-
-/// How long anything may take that is meant to happen soon.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(10);
 
 /// Leaves its environment, arguments and process in files, and ends when asked to.
 const STAND_IN: &str = r#"#!/bin/sh
@@ -141,7 +137,7 @@ impl Scene {
     pub fn text(&self, name: &str) -> String {
         let mut text = String::new();
         let path = self.path(name);
-        let written = eventually(|| {
+        let written = becomes(|| {
             text = fs::read_to_string(&path).unwrap_or_default();
             text.ends_with('\n')
         });
@@ -153,7 +149,7 @@ impl Scene {
     #[track_caller]
     pub fn lines(&self, name: &str, count: usize) -> Vec<String> {
         let mut text = String::new();
-        let enough = eventually(|| {
+        let enough = becomes(|| {
             text = fs::read_to_string(self.path(name)).unwrap_or_default();
             text.ends_with('\n') && text.lines().count() >= count
         });
@@ -205,7 +201,7 @@ impl Running {
     #[track_caller]
     pub fn code(&mut self) -> i32 {
         let mut status: Option<ExitStatus> = None;
-        let ended = eventually(|| {
+        let ended = becomes(|| {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -226,23 +222,11 @@ impl Drop for Running {
         if self.child.try_wait().unwrap().is_none() {
             // Asked first, so that it ends what it has started.
             let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-            eventually(|| !self.is_running());
+            let _ended = becomes(|| !self.is_running());
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether `is_so` becomes true soon.
-pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(POLL);
-    }
-    true
 }
 
 /// Whether a process is there, and has not ended.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::process::Stdio;
 
-use crate::scene::{Scene, eventually, shells};
+use crate::scene::{Scene, shells};
+use support::becomes;
 
 /// Variables, arguments, and the output and the code they lead to.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a str, i32);
@@ -255,11 +256,7 @@ fn what_a_second_start_cannot_help_is_not_started_again() {
             let command = "until [ -e enough ]; do sleep 0.02; done; exit 3";
             let mut running = scene.start(&[], &["-c", command]);
             let told = format!("execd ended with code {code} and is not started again");
-            assert!(
-                eventually(|| scene.said().contains(&told)),
-                "{}",
-                scene.said()
-            );
+            assert!(becomes(|| scene.said().contains(&told)), "{}", scene.said());
             // The command is not concerned.
             assert!(running.is_running());
             fs::write(scene.path("enough"), "").unwrap();

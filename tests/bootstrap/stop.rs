@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::scene::{Scene, eventually, is_alive, shells};
+use crate::scene::{Scene, is_alive, shells};
+use support::becomes;
 
 /// Says what it gets, and takes its time to end.
 const HELPER: &str = "#!/bin/sh\n\
@@ -82,7 +83,7 @@ fn an_execd_that_does_not_end_is_killed() {
         assert_eq!(running.code(), 4, "{}", scene.said());
         assert_eq!(scene.text("execd.signals"), "TERM\n");
         let pid = scene.lines("execd.starts", 1);
-        assert!(eventually(|| !is_alive(&pid[0])));
+        assert!(becomes(|| !is_alive(&pid[0])));
     }
 }
 
@@ -99,7 +100,7 @@ fn a_stop_does_not_wait_for_the_next_start_of_execd() {
         assert!(script.contains("osb_pause=1\n"));
         let mut running = scene.start(&[], &["sleep", "1000"]);
         // Two crashes, then a pause of four seconds and more.
-        assert!(eventually(|| scene.said().contains("again in 4s")));
+        assert!(becomes(|| scene.said().contains("again in 4s")));
         running.signal(Signal::TERM);
         assert_eq!(running.code(), 0);
     }

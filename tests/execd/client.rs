@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::Daemon;
 use support::daemon::Builder;
+use support::eventually;
 
 /// Longer than anything here takes on a busy machine; whatever waits for it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -118,24 +119,12 @@ impl Execd {
 
     /// Waits until a command has ended, and gives its status.
     pub fn ended(&self, id: &str) -> Value {
-        wait_for(|| {
+        eventually(|| {
             let status = self.get(&format!("/command/status/{id}"));
             assert_eq!(status.status, 200, "{status:?}");
             let status = status.json();
             (status["running"] == false).then_some(status)
         })
-    }
-}
-
-/// Asks again and again until there is an answer.
-pub fn wait_for<T>(mut ask: impl FnMut() -> Option<T>) -> T {
-    let begun = std::time::Instant::now();
-    loop {
-        if let Some(found) = ask() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "it did not come about");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

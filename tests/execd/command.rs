@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{Events, Execd, PATIENCE, Run, builder, is_gone, wait_for};
+use crate::client::{Events, Execd, PATIENCE, Run, builder, is_gone};
+use support::eventually;
 
 #[track_caller]
 fn assert_invalid(execd: &Execd, request: &Value, message: &str) {
@@ -291,7 +292,7 @@ fn a_timeout_ends_everything_and_says_so() {
     assert_eq!(run.end()["error"]["traceback"][1], "timeout");
     assert!(begun.elapsed() < PATIENCE);
     let sleep = run.stdout()[0].to_owned();
-    wait_for(|| is_gone(&sleep).then_some(()));
+    eventually(|| is_gone(&sleep).then_some(()));
     let status = execd.ended(&run.id());
     assert_eq!(status["exit_code"], -1);
     assert_eq!(status["error"], "signal: terminated, timeout");
@@ -314,7 +315,7 @@ fn the_client_that_goes_ends_no_command() {
             stream.0.piece().unwrap().unwrap();
         }
         stream.0.abandon();
-        wait_for(|| file.exists().then_some(()));
+        eventually(|| file.exists().then_some(()));
         std::fs::remove_file(&file).unwrap();
     }
     // Before the head.
@@ -325,7 +326,7 @@ fn the_client_that_goes_ends_no_command() {
         body.len()
     );
     std::io::Write::write_all(&mut raw, head.as_bytes()).unwrap();
-    wait_for(|| file.exists().then_some(()));
+    eventually(|| file.exists().then_some(()));
     drop(raw);
     let mut stream = execd.begin(&json!({"command": "echo up; sleep 0.3; exit 4"}));
     let id = stream.wait_for(|event| event["type"] == "init")["text"].clone();
@@ -349,16 +350,16 @@ fn what_a_shell_leaves_behind_goes_on_and_holds_nobody_up() {
     assert_eq!(run.stdout(), ["now"]);
     run.assert_complete();
     assert!(begun.elapsed() < PATIENCE);
-    wait_for(|| file.exists().then_some(()));
+    eventually(|| file.exists().then_some(()));
     std::fs::remove_file(&file).unwrap();
     // The same in the background, where what comes late is in the log.
     let id = execd.run_in_background(&daemonise);
     execd.ended(&id);
-    wait_for(|| {
+    eventually(|| {
         let log = execd.get(&format!("/command/{id}/logs"));
         (log.text() == "now\nlate\nlater\n").then_some(())
     });
-    wait_for(|| file.exists().then_some(()));
+    eventually(|| file.exists().then_some(()));
 }
 
 #[test]
@@ -382,7 +383,7 @@ fn an_interrupt_ends_a_command_and_its_children() {
         json!(["signal: terminated", "interrupted"])
     );
     assert!(events.0.piece().unwrap().is_none());
-    wait_for(|| is_gone(sleep.as_str().unwrap()).then_some(()));
+    eventually(|| is_gone(sleep.as_str().unwrap()).then_some(()));
     execd.delete(&format!("/command?id={id}")).assert_error(
         500,
         "RUNTIME_ERROR",
@@ -471,7 +472,7 @@ fn logs_are_read_by_cursor() {
     let execd = Execd::start();
     let id = execd.run_in_background("printf 'one\\n\\377two\\n'; sleep 300");
     let logs = |query: &str| execd.get(&format!("/command/{id}/logs{query}"));
-    wait_for(|| (logs("").body.len() == 9).then_some(()));
+    eventually(|| (logs("").body.len() == 9).then_some(()));
     for (query, body, cursor) in [
         ("", &b"one\n\xfftwo\n"[..], "9"),
         ("?cursor=", b"one\n\xfftwo\n", "9"),

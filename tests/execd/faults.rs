@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
-use crate::client::{Execd, Run, builder, wait_for};
+use crate::client::{Execd, Run, builder};
+use support::eventually;
 
 /// Execd below a shell that runs `limits` first.
 fn limited(limits: &str) -> Execd {
@@ -48,7 +49,7 @@ fn without_descriptors_commands_are_refused_until_there_are_some() {
         .collect();
     running.clear();
     for id in ids {
-        wait_for(|| {
+        eventually(|| {
             let answer = execd.delete(&format!("/command?id={id}"));
             // One that failed within its stream is not remembered.
             let known = execd.get(&format!("/command/status/{id}")).status == 200;
@@ -98,7 +99,7 @@ fn without_processes_the_stream_says_so() {
     for id in running {
         execd.delete(&format!("/command?id={id}"));
     }
-    wait_for(|| (execd.run("true").end()["type"] == "execution_complete").then_some(()));
+    eventually(|| (execd.run("true").end()["type"] == "execution_complete").then_some(()));
 }
 
 #[test]

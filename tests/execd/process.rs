@@ -7,7 +7,8 @@ use std::process::{Command, Output, Stdio};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::client::{Execd, PATIENCE, builder, is_gone, wait_for};
+use crate::client::{Execd, PATIENCE, builder, is_gone};
+use support::eventually;
 
 /// Runs execd, which is expected to end by itself.
 fn said(arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String, String) {
@@ -212,7 +213,7 @@ fn the_end_lets_streams_finish_and_ends_what_does_not() {
     let pid = line["text"].as_str().unwrap().to_owned();
     execd.daemon.signal(Signal::TERM);
     // No new work is taken.
-    wait_for(|| {
+    eventually(|| {
         std::net::TcpStream::connect(execd.address)
             .is_err()
             .then_some(())
@@ -270,7 +271,7 @@ fn a_second_signal_waits_for_nothing() {
     assert_eq!(status.code(), Some(0), "{}", execd.daemon.transcript());
     assert!(execd.daemon.transcript().contains("second"));
     // It ignores SIGTERM and is gone all the same.
-    wait_for(|| is_gone(&pid).then_some(()));
+    eventually(|| is_gone(&pid).then_some(()));
 }
 
 #[test]
@@ -278,7 +279,7 @@ fn what_runs_is_left_alone_where_that_is_asked_for() {
     let mut execd = Execd::of(builder().env("EXECD_END_CHILDREN", "false"));
     let id = execd.run_in_background("echo $$; exec sleep 300");
     let log = || execd.get(&format!("/command/{id}/logs"));
-    let pid: i32 = wait_for(|| log().text().trim().parse().ok());
+    let pid: i32 = eventually(|| log().text().trim().parse().ok());
     execd.daemon.stop();
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     rustix::process::test_kill_process(pid).expect("it still runs");
@@ -299,5 +300,5 @@ fn orphans_are_inherited_and_reaped() {
         assert_eq!(parent, execd.daemon.pid());
     }
     // Not even a zombie is left.
-    wait_for(|| (!Path::new("/proc").join(&orphan).exists()).then_some(()));
+    eventually(|| (!Path::new("/proc").join(&orphan).exists()).then_some(()));
 }

@@ -14,7 +14,8 @@ use support::free_port;
 use support::tools::require_programs;
 use support::websocket::{Client, Event};
 
-use crate::client::{Answer, Execd, PATIENCE, builder, wait_for};
+use crate::client::{Answer, Execd, PATIENCE, builder};
+use support::eventually;
 
 /// The path of a server behind execd.
 fn path(port: u16, rest: &str) -> String {
@@ -786,9 +787,9 @@ fn a_terminal_of_another_daemon_is_reached_through_a_tunnel() {
     assert!(refused.body.contains("CONTEXT_NOT_FOUND"));
     // A client that goes is missed at the other end.
     let target = path(inner.address.port(), &format!("/pty/{id}/ws"));
-    let client = wait_for(|| Client::connect(outer.address, &target, &[]).ok());
+    let client = eventually(|| Client::connect(outer.address, &target, &[]).ok());
     drop(client);
-    wait_for(|| Client::connect(inner.address, &format!("/pty/{id}/ws"), &[]).ok());
+    eventually(|| Client::connect(inner.address, &format!("/pty/{id}/ws"), &[]).ok());
 }
 
 #[test]
@@ -913,7 +914,7 @@ impl Python {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_for(|| TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually(|| TcpStream::connect(("127.0.0.1", port)).ok());
         Some(Self { child, port })
     }
 }

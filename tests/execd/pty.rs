@@ -12,7 +12,8 @@ use support::daemon::Builder;
 use support::http::Response;
 use support::websocket::{Client, Event, frame};
 
-use crate::client::{Execd, PATIENCE, builder, wait_for};
+use crate::client::{Execd, PATIENCE, builder};
+use support::eventually;
 
 /// Makes a terminal.
 fn terminal(execd: &Execd, request: &Value) -> String {
@@ -479,13 +480,13 @@ fn control_c_and_signals_reach_the_foreground_job() {
     for (round, interrupt) in [true, false].into_iter().enumerate() {
         view.type_in(&format!("echo go{round}=$((1+1)); {}\n", nap(987)));
         view.until(&format!("go{round}=2"));
-        wait_for(|| (!processes(&nap(987)).is_empty()).then_some(()));
+        eventually(|| (!processes(&nap(987)).is_empty()).then_some(()));
         if interrupt {
             view.client.binary(b"\0\x03");
         } else {
             view.client.text(r#"{"type":"signal","signal":"SIGINT"}"#);
         }
-        wait_for(|| processes(&nap(987)).is_empty().then_some(()));
+        eventually(|| processes(&nap(987)).is_empty().then_some(()));
         view.type_in(&format!("echo alive{round}=$((1+1))\n"));
         view.until(&format!("alive{round}=2"));
     }
@@ -502,7 +503,7 @@ fn control_c_and_signals_reach_the_foreground_job() {
             Some(interrupt) => view.client.binary(interrupt.as_bytes()),
             None => view.client.text(r#"{"type":"signal","signal":"SIGINT"}"#),
         }
-        wait_for(|| processes(&flood).is_empty().then_some(()));
+        eventually(|| processes(&flood).is_empty().then_some(()));
         view.type_in("echo over=$((1+1))\n");
         let wanted = b"over=2";
         while !view.shown.windows(wanted.len()).any(|seen| seen == wanted) {
@@ -714,7 +715,7 @@ fn a_storm_of_takeovers_leaves_the_shell_and_one_client() {
     last.until("mark=kept");
     drop(last);
     // Free for anybody once the last one has left.
-    wait_for(|| View::try_open(&execd, &format!("/pty/{id}/ws")).ok());
+    eventually(|| View::try_open(&execd, &format!("/pty/{id}/ws")).ok());
 }
 
 #[test]
@@ -773,7 +774,7 @@ fn others_may_look_on() {
         r#"{"code":"RUNTIME_ERROR","message":"16 clients are connected: close one"}"#
     );
     more.truncate(3);
-    wait_for(|| View::try_open(&execd, &path).ok());
+    eventually(|| View::try_open(&execd, &path).ok());
     writer.type_in("exit 5\n");
     assert_eq!(writer.end(), End::Exit(5));
     for view in views.iter_mut().chain([&mut early]) {
@@ -793,7 +794,7 @@ fn a_client_that_reads_nothing_does_not_stop_the_shell() {
     let id = terminal(&execd, &json!({ "command": command }));
     let mut slow = View::open(&execd, &id, "?pty=0");
     let idle = View::open(&execd, &id, "?view=1");
-    wait_for(|| done.exists().then_some(()));
+    eventually(|| done.exists().then_some(()));
     // It has missed some, is told where it goes on, and sees the end.
     let mut behind = View::open(&execd, &id, "?view=1&since=0");
     assert!(behind.replay.take().unwrap().1.ends_with(b"end\n"));
@@ -815,7 +816,7 @@ fn a_client_that_takes_nothing_for_too_long_is_dropped() {
     let refused = View::try_open(&execd, &path).err().unwrap();
     assert_eq!(refused.status, 409);
     // Its place is free without anybody asking for it.
-    wait_for(|| View::try_open(&execd, &path).ok());
+    eventually(|| View::try_open(&execd, &path).ok());
     drop(stuck);
     delete(&execd, &id);
 }
@@ -862,7 +863,7 @@ fn input_waits_for_a_shell_that_does_not_read() {
         file.display()
     ));
     view.until("ready=2");
-    wait_for(|| (!processes(&nap(986)).is_empty()).then_some(()));
+    eventually(|| (!processes(&nap(986)).is_empty()).then_some(()));
     let input: Vec<u8> = (0..600_000_u32).map(|n| (n % 253) as u8).collect();
     for piece in input.chunks(50_000) {
         view.client.binary(&[b"\0", piece].concat());
@@ -888,7 +889,7 @@ fn a_shell_that_cannot_be_started_says_so() {
     fs::remove_dir(&cwd).unwrap();
     for _ in 0..2 {
         let path = format!("/pty/{id}/ws");
-        let mut client = wait_for(|| Client::connect(execd.address, &path, &[]).ok());
+        let mut client = eventually(|| Client::connect(execd.address, &path, &[]).ok());
         let Event::Text(text) = client.receive() else {
             panic!("no text");
         };
@@ -927,12 +928,12 @@ fn a_terminal_that_is_deleted_ends_with_everything_in_it() {
             "echo go=$((1+1)); (trap '' HUP TERM; {stubborn}) & {plain}\n"
         ));
         view.until("go=2");
-        wait_for(|| (processes(&stubborn).len() == 1).then_some(()));
-        wait_for(|| (processes(&plain).len() == 1).then_some(()));
+        eventually(|| (processes(&stubborn).len() == 1).then_some(()));
+        eventually(|| (processes(&plain).len() == 1).then_some(()));
         delete(&execd, &id);
         assert_eq!(view.end(), End::Exit(-1));
-        wait_for(|| processes(&stubborn).is_empty().then_some(()));
-        wait_for(|| processes(&plain).is_empty().then_some(()));
+        eventually(|| processes(&stubborn).is_empty().then_some(()));
+        eventually(|| processes(&plain).is_empty().then_some(()));
         execd.get(&format!("/pty/{id}")).assert_error(
             404,
             "CONTEXT_NOT_FOUND",
@@ -944,14 +945,14 @@ fn a_terminal_that_is_deleted_ends_with_everything_in_it() {
     let mut view = View::open(&execd, &id, "");
     let stubborn = nap(983);
     view.type_in(&format!("(trap '' HUP TERM; {stubborn})\n"));
-    wait_for(|| (processes(&stubborn).len() == 1).then_some(()));
+    eventually(|| (processes(&stubborn).len() == 1).then_some(()));
     let mut asking = TcpStream::connect(execd.address).unwrap();
     let request = format!("DELETE /pty/{id} HTTP/1.1\r\nHost: x\r\n\r\n");
     asking.write_all(request.as_bytes()).unwrap();
-    wait_for(|| (execd.get(&format!("/pty/{id}")).status == 404).then_some(()));
+    eventually(|| (execd.get(&format!("/pty/{id}")).status == 404).then_some(()));
     drop(asking);
     assert_eq!(view.end(), End::Exit(-1));
-    wait_for(|| processes(&stubborn).is_empty().then_some(()));
+    eventually(|| processes(&stubborn).is_empty().then_some(()));
     // One that nobody was ever on.
     let id = terminal(&execd, &json!({}));
     let mut view = View::open(&execd, &id, "?view=1");
@@ -963,7 +964,7 @@ fn a_terminal_that_is_deleted_ends_with_everything_in_it() {
 fn a_goodbye_is_answered_and_wrongs_are_named() {
     let execd = Execd::start();
     let id = terminal(&execd, &json!({}));
-    let connect = || wait_for(|| View::try_open(&execd, &format!("/pty/{id}/ws")).ok());
+    let connect = || eventually(|| View::try_open(&execd, &format!("/pty/{id}/ws")).ok());
     let mut view = connect();
     view.client.close(1000);
     let closed = view.answer();
@@ -1049,7 +1050,7 @@ fn nothing_is_left_of_a_client_that_goes_at_any_moment() {
     let id = terminal(&execd, &json!({"command": "true"}));
     assert_eq!(View::open(&execd, &id, "").end(), End::Exit(0));
     delete(&execd, &id);
-    let before = wait_for(|| {
+    let before = eventually(|| {
         let open = descriptors(pid);
         std::thread::sleep(Duration::from_millis(300));
         (descriptors(pid) == open).then_some(open)
@@ -1084,7 +1085,7 @@ fn nothing_is_left_of_a_client_that_goes_at_any_moment() {
         drop(View::open(&execd, &id, "?view=1"));
         // While it ends, and after.
         let mut view = View::open(&execd, &id, "?takeover=1&since=999999999");
-        wait_for(|| {
+        eventually(|| {
             // Whatever goes on there, and whatever it makes of an interrupt.
             view.type_in("\x03");
             std::thread::sleep(Duration::from_millis(50));
@@ -1093,10 +1094,10 @@ fn nothing_is_left_of_a_client_that_goes_at_any_moment() {
         });
         drop(view);
         // All are gone, and their places are free.
-        wait_for(|| View::try_open(&execd, &format!("{path}?restart=0")).ok());
+        eventually(|| View::try_open(&execd, &format!("{path}?restart=0")).ok());
         delete(&execd, &id);
-        wait_for(|| children(pid).is_empty().then_some(()));
-        wait_for(|| (descriptors(pid) == before).then_some(()));
+        eventually(|| children(pid).is_empty().then_some(()));
+        eventually(|| (descriptors(pid) == before).then_some(()));
     }
 }
 

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{Events, Execd, PATIENCE, Run, builder, wait_for};
+use crate::client::{Events, Execd, PATIENCE, Run, builder};
+use support::eventually;
 
 #[test]
 fn sessions_are_made_and_deleted() {
@@ -224,7 +225,7 @@ fn the_client_that_goes_ends_its_run() {
     let line = events.wait_for(|event| event["type"] == "stdout");
     let pid: u32 = line["text"].as_str().unwrap().parse().unwrap();
     events.0.abandon();
-    wait_for(|| (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+    eventually(|| (!std::path::Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
     assert_eq!(execd.run_in(&id, "echo still").stdout(), ["still"]);
 }
 

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::{Value, json};
 
-use crate::client::{Execd, builder, wait_for};
+use crate::client::{Execd, builder};
+use support::eventually;
 
 /// The rule of `/command` in the contract's own words.
 fn lines(input: &[u8]) -> Vec<String> {
@@ -218,7 +219,7 @@ fn a_client_that_is_gone_lets_the_command_write_on() {
     let mut events = execd.begin(&json!({ "command": command }));
     events.wait_for_text("\n");
     events.0.abandon();
-    wait_for(|| file.exists().then_some(()));
+    eventually(|| file.exists().then_some(()));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use opensandbox::ingress::access::Keys;
 use support::http::Response;
 
-use crate::scene::{PATIENCE, Running, Scene, TOKEN, eventually};
+use crate::scene::{PATIENCE, Running, Scene, TOKEN};
+use support::eventually;
 
 const KEYS: &str = "k=aW5ncmVzcy10ZXN0LXNlY3JldA==,z=YQ==";
 /// Long after this test, in base 36.

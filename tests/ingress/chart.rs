@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use opensandbox::ingress::access::Keys;
 use support::kube::{Cluster, Definition, batchsandbox};
-use support::{Daemon, free_port, opensandbox};
+use support::{Daemon, eventually, free_port, opensandbox};
 
-use crate::scene::{PATIENCE, Running, Scene, eventually};
+use crate::scene::{PATIENCE, Running, Scene};
 
 /// A kubeconfig for the cluster, as one of `kubectl` is.
 fn kubeconfig(scene: &Scene, cluster: &Cluster) -> PathBuf {

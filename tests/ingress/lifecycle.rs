@@ -7,7 +7,8 @@ use std::thread;
 use rustix::process::Signal;
 use support::websocket::Client;
 
-use crate::scene::{Backend, PATIENCE, Running, Scene, eventually};
+use crate::scene::{Backend, PATIENCE, Running, Scene};
+use support::eventually;
 
 fn status(ingress: &Running) -> Option<u16> {
     ingress

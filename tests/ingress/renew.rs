@@ -7,7 +7,8 @@ use serde_json::Value;
 use support::redis::Server;
 use support::tls::Authority;
 
-use crate::scene::{Backend, PATIENCE, Running, Scene, eventually};
+use crate::scene::{Backend, PATIENCE, Running, Scene};
+use support::eventually;
 
 const LIST: &str = "opensandbox:renew:intent";
 

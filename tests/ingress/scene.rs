@@ -4,7 +4,7 @@ use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::daemon::Builder;
 use support::http::{Endpoint, Response, request};
@@ -16,18 +16,6 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The token of the sandbox `shut`.
 pub const TOKEN: &str = "opaque-token";
-
-/// Waits until `check` finds something.
-pub fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = check() {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "it never happened");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 /// Files, and a backend that answers every request 200 and remembers it.
 pub struct Scene {

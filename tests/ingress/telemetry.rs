@@ -10,7 +10,8 @@ use support::http::request;
 use support::otlp::{Point, Receiver};
 use support::redis::Server;
 
-use crate::scene::{Backend, PATIENCE, Scene, TOKEN, eventually};
+use crate::scene::{Backend, PATIENCE, Scene, TOKEN};
+use support::eventually;
 
 /// Exists only with `OTEL_SEMCONV_STABILITY_OPT_IN`.
 const STANDARD: &str = "http.server.request.duration";

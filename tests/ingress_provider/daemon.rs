@@ -9,9 +9,9 @@ use serde_json::json;
 use support::backend::Backend;
 use support::daemon::Builder;
 use support::kube::{Cluster, Definition, Verb, batchsandbox};
-use support::{free_port, opensandbox};
+use support::{eventually, free_port, opensandbox};
 
-use crate::scene::{PATIENCE, Setup, eventually};
+use crate::scene::{PATIENCE, Setup};
 
 const BATCH: &str = "batchsandboxes";
 
@@ -57,7 +57,7 @@ fn the_port_opens_once_it_may_see_the_sandboxes() {
     );
 
     cluster.forbid(false);
-    eventually("the port", || std::net::TcpStream::connect(address).ok());
+    eventually(|| std::net::TcpStream::connect(address).ok());
     assert_eq!(
         support::http::get(address, "/status.ok").unwrap().body,
         "OK"
@@ -77,9 +77,7 @@ fn the_port_opens_once_it_may_see_the_sandboxes() {
 
     cluster.wait_for(Verb::Watch, 1);
     cluster.delete(BATCH, "ns", "a");
-    eventually("gone", || {
-        (ask(address, &format!("a-{port}")).0 == 404).then_some(())
-    });
+    eventually(|| (ask(address, &format!("a-{port}")).0 == 404).then_some(()));
     assert!(daemon.stop().success());
 }
 
@@ -206,7 +204,7 @@ fn no_request_reaches_another_sandbox_when_addresses_are_recycled_under_load() {
         }
         // Sandboxes trade places, each time as new ones at addresses the other just left.
         let settle = |name: &str, host: &str| {
-            eventually(&format!("{name} at {host}"), || {
+            eventually(|| {
                 (ask(address, &format!("{name}-{port}")) == (200, host.to_owned())).then_some(())
             });
             allow(if name == "a" { "a" } else { "b" }, &[host]);
@@ -221,9 +219,7 @@ fn no_request_reaches_another_sandbox_when_addresses_are_recycled_under_load() {
             settle(name, new);
             at.swap(round % 2, 2);
             let enough = (round + 1) * 20;
-            eventually("some answers", || {
-                (*answers.lock().unwrap() >= enough).then_some(())
-            });
+            eventually(|| (*answers.lock().unwrap() >= enough).then_some(()));
         }
         done.store(true, Ordering::Relaxed);
     });

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use support::kube::{Cluster, Definition, Fault, Verb, batchsandbox};
 
-use crate::scene::{Scene, Setup, eventually, lists};
+use crate::scene::{Scene, Setup, lists};
+use support::eventually;
 
 const BATCH: &str = "batchsandboxes";
 
@@ -39,7 +40,7 @@ fn an_expired_watch_lists_again_and_keeps_what_did_not_change() {
             cluster.cut_watches();
         }
         cluster.wait_for(Verb::List, 2);
-        eventually("a relist", || (scene.status.relists() == 1).then_some(()));
+        eventually(|| (scene.status.relists() == 1).then_some(()));
         cluster.wait_for_watch();
         assert_eq!(lists(&cluster)[1].query["resourceVersion"], "102");
         assert!(std::sync::Arc::ptr_eq(&a, &scene.find("a").unwrap()));
@@ -168,7 +169,7 @@ fn a_refusal_is_told_with_what_to_do_and_ends_when_it_is_lifted() {
     cluster.forbid(true);
     cluster.cut_watches();
     let refused = || scene.log.saying("(403)").len() == 2;
-    eventually("the second refusal", || refused().then_some(()));
+    eventually(|| refused().then_some(()));
     let said = scene.log.saying("(403)").pop().unwrap();
     assert!(said.contains("what was known is served on"), "{said}");
     assert!(!scene.status.is_in_touch());
@@ -214,9 +215,7 @@ fn a_server_that_is_gone_leaves_what_was_known_and_is_seen_to_be_gone() {
     assert!(!scene.status.is_in_touch() && scene.status.is_synced());
     let age = || scene.status.last_event_age().unwrap();
     let before = age();
-    eventually("a growing age", || {
-        (age() > before + Duration::from_secs(1)).then_some(())
-    });
+    eventually(|| (age() > before + Duration::from_secs(1)).then_some(()));
     let a = scene.find("a").unwrap();
     cluster.apply(BATCH, batchsandbox("ns", "b", "10.0.0.2"));
     // A server that has just come back cannot be watched at once.
@@ -307,9 +306,7 @@ fn an_object_that_cannot_be_read_is_left_out_and_told() {
     is_current(&scene, &cluster);
     cluster.delete(BATCH, "ns", "odd");
     cluster.expire_watches();
-    eventually("all read", || {
-        (!scene.log.saying("no sandbox is left out").is_empty()).then_some(())
-    });
+    eventually(|| (!scene.log.saying("no sandbox is left out").is_empty()).then_some(()));
     cluster.wait_for_watch();
     is_current(&scene, &cluster);
 }

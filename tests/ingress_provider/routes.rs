@@ -3,7 +3,8 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::scene::{Scene, eventually, read};
+use crate::scene::{Scene, read};
+use support::eventually;
 
 #[test]
 fn an_edit_is_served_and_a_bad_one_is_not() {
@@ -34,7 +35,7 @@ fn an_edit_is_served_and_a_bad_one_is_not() {
     write("[sandboxes.a]\nhost = '10.0.0.1'\n\n[sandboxes.c]\nhost = '::1'\n");
     scene.found_at("c", "::1");
     scene.gone("b");
-    eventually("all is well", || scene.status.is_in_touch().then_some(()));
+    eventually(|| scene.status.is_in_touch().then_some(()));
     assert!(Arc::ptr_eq(&a, &scene.find("a").unwrap()));
     assert!(b.retired.is_set() && !a.retired.is_set());
     assert_eq!(scene.status.objects(), 2);

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opensandbox::config::Values;
 use opensandbox::ingress::provider::{
@@ -13,21 +13,10 @@ use opensandbox::runtime::Runtime;
 use support::kube::{Cluster, Request, Verb};
 
 use crate::log::Log;
+use support::eventually;
 
 /// How long a test waits for something that has to happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until `found` gives something.
-pub fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = found() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// The requests for lists so far, but for those that only ask how far the server is.
 pub fn lists(cluster: &Cluster) -> Vec<Request> {
@@ -156,9 +145,7 @@ impl Scene {
 
     /// Waits for the first listing.
     pub fn synced(&self) {
-        eventually("the first listing", || {
-            self.directory.is_synced().then_some(())
-        });
+        eventually(|| self.directory.is_synced().then_some(()));
     }
 
     pub fn find(&self, id: &str) -> Result<Arc<Sandbox>, Missing> {
@@ -167,21 +154,17 @@ impl Scene {
 
     /// Waits until the sandbox is at `host`.
     pub fn found_at(&self, id: &str, host: &str) -> Arc<Sandbox> {
-        eventually(&format!("{id} at {host}"), || {
-            self.find(id).ok().filter(|sandbox| *sandbox.host == *host)
-        })
+        eventually(|| self.find(id).ok().filter(|sandbox| *sandbox.host == *host))
     }
 
     /// Waits until there is no such sandbox.
     pub fn gone(&self, id: &str) {
-        eventually(&format!("{id} gone"), || {
-            matches!(self.find(id), Err(Missing::NotFound { .. })).then_some(())
-        });
+        eventually(|| matches!(self.find(id), Err(Missing::NotFound { .. })).then_some(()));
     }
 
     /// Waits until the log says something, once.
     pub fn said_once(&self, text: &str) -> String {
-        let said = eventually(&format!("log of {text:?}"), || {
+        let said = eventually(|| {
             let said = self.log.saying(text);
             (!said.is_empty()).then_some(said)
         });

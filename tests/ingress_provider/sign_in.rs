@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use support::kube::{Cluster, Definition, Fault, Verb, batchsandbox};
 
-use crate::scene::{Setup, eventually};
+use crate::scene::Setup;
+use support::eventually;
 
 const BATCH: &str = "batchsandboxes";
 
@@ -167,9 +168,7 @@ fn a_plugin_that_fails_is_told_and_asked_again() {
         "{said}"
     );
     answer(scene.folder.path(), "", None);
-    let said = eventually("another complaint", || {
-        scene.log.saying("neither a token nor a certificate").pop()
-    });
+    let said = eventually(|| scene.log.saying("neither a token nor a certificate").pop());
     assert!(said.contains("/plugin answered with"), "{said}");
     answer(scene.folder.path(), "one", None);
     scene.synced();

@@ -6,7 +6,8 @@ use opensandbox::ingress::provider::Missing;
 use serde_json::json;
 use support::kube::{Cluster, Definition, Verb, agent_sandbox, batchsandbox};
 
-use crate::scene::{Setup, eventually, lists};
+use crate::scene::{Setup, lists};
+use support::eventually;
 
 const BATCH: &str = "batchsandboxes";
 
@@ -75,9 +76,7 @@ fn a_sandbox_created_anew_is_another_one_even_at_the_same_address() {
     let first = scene.find("a").unwrap();
     cluster.delete(BATCH, "ns", "a");
     cluster.apply(BATCH, batchsandbox("ns", "a", "10.0.0.1"));
-    let second = eventually("another uid", || {
-        scene.find("a").ok().filter(|found| found.uid != first.uid)
-    });
+    let second = eventually(|| scene.find("a").ok().filter(|found| found.uid != first.uid));
     assert!(first.retired.is_set() && !second.retired.is_set());
 }
 
@@ -231,7 +230,7 @@ fn a_bookmark_saves_listing_again() {
     cluster.bookmark();
     // Everything before the bookmark is forgotten, so that only its version can be watched from.
     cluster.compact();
-    eventually("a sign of life", || {
+    eventually(|| {
         let age = scene.status.last_event_age();
         age.filter(|age| *age < since.elapsed())
     });

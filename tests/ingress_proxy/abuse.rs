@@ -7,7 +7,8 @@ use std::time::Duration;
 use opensandbox::ingress::proxy::Settings;
 use opensandbox::ingress::route::Mode;
 
-use crate::scene::{Backend, PATIENCE, Scene, eventually};
+use crate::scene::{Backend, PATIENCE, Scene};
+use support::eventually;
 
 /// A second request inside the first: whoever reads the first otherwise than we do finds it.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";

@@ -8,7 +8,8 @@ use opensandbox::footprint;
 use opensandbox::ingress::proxy::Settings;
 use opensandbox::ingress::route::Mode;
 
-use crate::scene::{Backend, Peer, Scene, eventually};
+use crate::scene::{Backend, Peer, Scene};
+use support::eventually;
 
 /// Above what is measured (see `SPECIFICATION.md`), in a process that runs other tests: below what
 /// hyper's buffers alone would take.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::scene::{Backend, Peer, Scene, eventually};
+use crate::scene::{Backend, Peer, Scene};
+use support::eventually;
 
 #[test]
 fn a_recycled_address_gets_connections_of_its_own() {

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use opensandbox::http::listen::Listen;
@@ -21,21 +21,10 @@ use opensandbox::telemetry::instrument::Meter;
 use serde_json::Value;
 use slog::{Drain, Logger, o};
 pub use support::backend::{Backend, Peer};
+use support::eventually;
 
 /// Long enough that only a hang reaches it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until `check` finds something.
-pub fn eventually<T>(mut check: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = check() {
-            return value;
-        }
-        assert!(start.elapsed() < PATIENCE, "it never happened");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// The sandboxes of a test.
 #[derive(Default)]

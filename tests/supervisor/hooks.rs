@@ -4,7 +4,8 @@ use std::fs;
 
 use rustix::process::Signal;
 
-use crate::run::{FAST, eventually, is_gone, script, supervisor, text_of};
+use crate::run::{FAST, is_gone, script, supervisor, text_of};
+use support::becomes;
 
 #[test]
 fn a_pre_start_hook_that_fails_prevents_the_launch_and_counts() {
@@ -83,7 +84,7 @@ fn a_hook_that_hangs_is_killed_with_everything_it_started() {
         .trim()
         .parse()
         .unwrap();
-    assert!(eventually(|| is_gone(child)));
+    assert!(becomes(|| is_gone(child)));
 }
 
 #[test]
@@ -165,7 +166,7 @@ fn what_a_hook_leaves_behind_may_go_on_writing() {
     fs::write(directory.path().join("leaves.go"), "").unwrap();
     text_of(&directory.path().join("leaves.done"));
     let logged = || supervisor.log().iter().any(|line| line["line"] == "late");
-    assert!(eventually(logged));
+    assert!(becomes(logged));
     supervisor.stop();
 }
 
@@ -176,7 +177,7 @@ fn a_hook_that_never_stops_writing_stops_nothing() {
     let mut supervisor = supervisor([format!("--pre-start={floods}")]).script("exec sleep 1000");
     supervisor.next("start");
     let complained = || supervisor.output().contains("hook output is too long");
-    assert!(eventually(complained));
+    assert!(becomes(complained));
     let supervisor_pid = supervisor.pid();
     let yes = crate::run::children(supervisor_pid);
     let ended = supervisor.stop();
@@ -184,7 +185,7 @@ fn a_hook_that_never_stops_writing_stops_nothing() {
     let lines = ended.log.iter().filter(|line| line["line"] == "y").count();
     assert_eq!(lines, 200);
     // Its output is gone with the supervisor, and so is it.
-    assert!(eventually(|| yes.iter().all(|(pid, _)| is_gone(*pid))));
+    assert!(becomes(|| yes.iter().all(|(pid, _)| is_gone(*pid))));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use rustix::process::Signal;
 
-use crate::run::{Supervisor, children, eventually, supervisor, text_of};
+use crate::run::{Supervisor, children, supervisor, text_of};
+use support::becomes;
 
 /// Leaves 1,000 orphans with codes of their own, some in sessions of their own, and ends with 42.
 const ORPHANS: &str = "i=0; while [ $i -lt 950 ]; do (exit 7 &); i=$((i+1)); done; \
@@ -14,7 +15,7 @@ fn no_zombie_stays(supervisor: &Supervisor) {
         children.retain(|(_, state)| *state == 'Z');
         children
     };
-    assert!(eventually(|| zombies().is_empty()), "{:?}", zombies());
+    assert!(becomes(|| zombies().is_empty()), "{:?}", zombies());
 }
 
 #[test]

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
+use support::becomes;
 use tempfile::TempDir;
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_opensandbox");
 
 /// How long anything may take that is meant to happen at once.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(5);
 
 /// Flags with which restarts come fast, and as many of them as a slow machine may need.
 pub const FAST: [&str; 3] = [
@@ -192,7 +192,7 @@ impl Supervisor {
     pub fn wait(&mut self) -> ExitStatus {
         let mut status = None;
         let child = &mut self.child;
-        let ended = eventually(|| {
+        let ended = becomes(|| {
             status = child.try_wait().unwrap();
             status.is_some()
         });
@@ -246,25 +246,11 @@ impl Ended {
     }
 }
 
-/// Whether `is_so` becomes true soon.
-pub fn eventually(mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if is_so() {
-            return true;
-        }
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
 /// The text of a file once it is there and ends its last line.
 #[track_caller]
 pub fn text_of(path: &Path) -> String {
     let mut text = String::new();
-    let written = eventually(|| {
+    let written = becomes(|| {
         text = fs::read_to_string(path).unwrap_or_default();
         text.ends_with('\n')
     });

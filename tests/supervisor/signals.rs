@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::run::{FAST, PROGRAM, eventually, is_gone, supervisor, text_of};
+use crate::run::{FAST, PROGRAM, is_gone, supervisor, text_of};
+use support::becomes;
 
 /// A worker that counts its signals, one line each.
 const COUNTS: &str = "for s in HUP QUIT USR1 USR2 TERM; do trap \"echo $s >> signals\" $s; done; \
@@ -48,7 +49,7 @@ fn the_signals_it_is_asked_to_forward_reach_the_worker() {
                 .unwrap_or_default()
                 .contains(name)
         };
-        assert!(eventually(arrived), "{name}");
+        assert!(becomes(arrived), "{name}");
     }
     std::fs::write(directory.join("end"), "").unwrap();
     supervisor.next("exit");
@@ -79,7 +80,7 @@ fn no_worker_outlives_its_supervisor() {
     assert!(!is_gone(worker));
     supervisor.signal(Signal::KILL);
     supervisor.wait();
-    assert!(eventually(|| is_gone(worker)));
+    assert!(becomes(|| is_gone(worker)));
 }
 
 #[test]
@@ -118,9 +119,9 @@ fn readers_that_do_not_read_stop_neither_restarts_nor_the_end() {
             .len()
             / 2
     };
-    assert!(eventually(|| runs() > 600), "{} runs", runs());
+    assert!(becomes(|| runs() > 600), "{} runs", runs());
     kill_process(pid, Signal::TERM).unwrap();
-    assert!(eventually(|| child.try_wait().unwrap().is_some()));
+    assert!(becomes(|| child.try_wait().unwrap().is_some()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let mut events = String::new();
     child

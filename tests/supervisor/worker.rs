@@ -5,7 +5,8 @@ use std::fs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::run::{FAST, PROGRAM, eventually, is_gone, supervisor, text_of};
+use crate::run::{FAST, PROGRAM, is_gone, supervisor, text_of};
+use support::becomes;
 
 fn keys(event: &Value) -> Vec<&str> {
     event
@@ -120,7 +121,7 @@ fn a_worker_that_ignores_the_request_is_killed_with_its_process_group() {
         ]
     );
     assert!(exit["duration_ms"].as_u64().unwrap() >= 250, "{exit}");
-    assert!(eventually(|| is_gone(child)), "the worker's child is left");
+    assert!(becomes(|| is_gone(child)), "the worker's child is left");
 }
 
 #[test]

@@ -19,11 +19,13 @@ pub mod tls;
 pub mod tools;
 pub mod websocket;
 
+mod eventually;
 mod io;
 mod port;
 mod watch;
 
 pub use daemon::Daemon;
+pub use eventually::{becomes, eventually};
 pub use netns::require_root;
 
 use std::io::Write as _;
