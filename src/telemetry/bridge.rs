@@ -148,10 +148,17 @@ impl Wire {
         }
     }
 
-    /// Adds a whole number. One that 64 bits with a sign cannot hold is a text.
+    /// Adds a whole number.
     pub(super) fn integer(&mut self, key: &str, value: i64) {
         if let Some(out) = self.begun() {
             attribute(key, out, |out| value.write(out));
+        }
+    }
+
+    /// Adds a whole number that 64 bits with a sign cannot hold, as the text of its digits.
+    pub(super) fn large(&mut self, key: &str, digits: &str) {
+        if let Some(out) = self.begun() {
+            string(key, digits, out);
         }
     }
 
@@ -166,6 +173,12 @@ impl Wire {
     /// left out of lists and maps, and is no attribute. Nested too deep to be read back, it is
     /// shown as it is.
     pub(super) fn json(&mut self, key: &str, json: &[u8]) {
+        // A text is one, however it was emitted.
+        if json.first() == Some(&b'"')
+            && let Ok(text) = serde_json::from_slice::<String>(json)
+        {
+            return self.text(key, &text);
+        }
         let Some(out) = self.begun() else { return };
         let before = out.len();
         let mut present = Ok(false);

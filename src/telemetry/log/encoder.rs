@@ -365,7 +365,7 @@ impl Watch<'_> {
             }
             Value::Large(digits) => {
                 line.extend_from_slice(digits.as_bytes());
-                wire.text(key, digits);
+                wire.large(key, digits);
             }
             Value::Text(text) => {
                 quoted(text, line);
@@ -785,6 +785,13 @@ mod tests {
             }
         }
 
+        fn is_text(&self) -> bool {
+            matches!(
+                self,
+                Sample::Text(_) | Sample::Nested(serde_json::Value::String(_))
+            )
+        }
+
         /// What the OTLP record has.
         fn otlp(&self) -> Option<Any> {
             match self {
@@ -948,12 +955,14 @@ mod tests {
                 if !seen.insert(key.clone()) {
                     continue;
                 }
+                // A number that only a text can hold is no name.
+                let is_text = value.is_text();
                 match (key.as_str(), value.otlp()) {
                     ("trace_id", Some(Any::StringValue(id))) if id.starts_with("4bf92f") => {
                         expected.trace_id = trace_context::parse_id::<16>(&id).unwrap().to_vec();
                     }
                     (key, Some(value)) => {
-                        if let (EVENT_KEY, Any::StringValue(name)) = (key, &value) {
+                        if let (EVENT_KEY, true, Any::StringValue(name)) = (key, is_text, &value) {
                             expected.event_name.clone_from(name);
                         }
                         expected.attributes.push(pair(key, value));
