@@ -4,7 +4,7 @@
 //! A busy machine makes every number larger for a while. So nothing is measured alone: whatever is
 //! compared takes turns, round by round, and a result is the median of the rounds with the
 //! quartiles around it. What is rare, such as the slowest answer in a hundred, is estimated from
-//! all rounds together instead.
+//! all rounds together instead, and measured on one core.
 
 use std::fmt;
 use std::fs;
@@ -222,11 +222,10 @@ impl fmt::Display for Estimate {
 
 /// Has some processes share one core, until it is dropped.
 ///
-/// Between cores, an answer waits for whoever else's machine this is: a core of a virtual machine
-/// that was halted, or is told of by another one, comes back when its host gets to it, which takes
-/// up to milliseconds. On one core that is never halted, what is left of a delay is what the
-/// processes do, their threads in the background included. It is what a sandbox of one processor
-/// sees, too.
+/// Between two cores of a virtual machine an answer waits for the host, which brings a halted core
+/// back when it gets to it: that takes up to milliseconds. On one core that is never halted, what
+/// is left of a delay is what the processes do, their threads in the background included. A sandbox
+/// of one processor sees the same.
 pub struct OneCore {
     before: Vec<(Pid, CpuSet)>,
     is_over: Arc<AtomicBool>,
