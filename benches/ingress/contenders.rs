@@ -14,7 +14,7 @@ use support::free_port;
 use crate::bare;
 
 pub const OURS: &str = "ingress";
-pub const SILENT: &str = "ingress silent";
+const SILENT: &str = "ingress silent";
 pub const BARE: &str = "bare hyper";
 pub const NGINX: &str = "nginx";
 
