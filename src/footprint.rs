@@ -19,7 +19,7 @@ pub fn give_back() {
 #[cfg(target_env = "musl")]
 pub fn give_back_heap() {
     // Links the allocator where nothing else does.
-    use mimalloc as _;
+    use libmimalloc_sys as _;
     unsafe extern "C" {
         /// mimalloc.h: frees what the heap of this thread does not use.
         fn mi_collect(force: bool);

@@ -3,6 +3,8 @@
 //! The library exists so that integration tests, benchmarks and fuzz targets reach the same code
 //! the binary runs. `ARCHITECTURE.md` has the map and the invariants.
 
+#[cfg(any(target_env = "musl", test))]
+pub mod allocator;
 pub mod applet;
 pub mod config;
 pub mod daemon;
