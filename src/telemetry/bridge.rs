@@ -79,6 +79,38 @@ mod any {
 /// The only field of `ArrayValue` and of `KeyValueList`.
 const VALUES: u8 = tag(1, LENGTH);
 
+/// The key of an attribute, as records have it.
+pub(super) struct Key {
+    /// The field `key` of its `KeyValue`.
+    octets: Box<[u8]>,
+    meaning: Meaning,
+}
+
+/// What a text under some key is, besides an attribute or in its place.
+enum Meaning {
+    None,
+    Trace,
+    Span,
+    Event,
+}
+
+impl Key {
+    /// Encodes `key`.
+    pub(super) fn new(key: &str) -> Self {
+        let mut out = Vec::new();
+        octets(pair::KEY, key.as_bytes(), &mut out);
+        Self {
+            octets: out.into(),
+            meaning: match key {
+                TRACE_ID_KEY => Meaning::Trace,
+                SPAN_ID_KEY => Meaning::Span,
+                EVENT_KEY => Meaning::Event,
+                _ => Meaning::None,
+            },
+        }
+    }
+}
+
 /// A record in the making. Attributes are added one by one; where each lies is the caller's to
 /// remember, who may change their order. What is added before a record was begun is not written.
 #[derive(Default)]
@@ -123,47 +155,48 @@ impl Wire {
     }
 
     /// Adds a text; that of a trace, a span or an event is the record's own.
-    pub(super) fn text(&mut self, key: &str, text: &str) {
+    pub(super) fn text(&mut self, key: &Key, text: &str) {
         let Some(out) = self.begun() else { return };
-        if key == TRACE_ID_KEY
-            && let Some(id) = parse_id::<16>(text)
-        {
-            octets(record::TRACE_ID, &id, out);
-        } else if key == SPAN_ID_KEY
-            && let Some(id) = parse_id::<8>(text)
-        {
-            octets(record::SPAN_ID, &id, out);
-        } else {
-            string(key, text, out);
-            if key == EVENT_KEY {
-                octets(record::EVENT_NAME, text.as_bytes(), out);
+        match key.meaning {
+            Meaning::None => {}
+            Meaning::Trace => {
+                if let Some(id) = parse_id::<16>(text) {
+                    return octets(record::TRACE_ID, &id, out);
+                }
             }
+            Meaning::Span => {
+                if let Some(id) = parse_id::<8>(text) {
+                    return octets(record::SPAN_ID, &id, out);
+                }
+            }
+            Meaning::Event => octets(record::EVENT_NAME, text.as_bytes(), out),
         }
+        string(key, text, out);
     }
 
     /// Adds a truth value.
-    pub(super) fn bool(&mut self, key: &str, value: bool) {
+    pub(super) fn bool(&mut self, key: &Key, value: bool) {
         if let Some(out) = self.begun() {
             attribute(key, out, |out| value.write(out));
         }
     }
 
     /// Adds a whole number.
-    pub(super) fn integer(&mut self, key: &str, value: i64) {
+    pub(super) fn integer(&mut self, key: &Key, value: i64) {
         if let Some(out) = self.begun() {
             attribute(key, out, |out| value.write(out));
         }
     }
 
     /// Adds a whole number that 64 bits with a sign cannot hold, as the text of its digits.
-    pub(super) fn large(&mut self, key: &str, digits: &str) {
+    pub(super) fn large(&mut self, key: &Key, digits: &str) {
         if let Some(out) = self.begun() {
             string(key, digits, out);
         }
     }
 
     /// Adds a number; what is none has no attribute.
-    pub(super) fn float(&mut self, key: &str, value: f64) {
+    pub(super) fn float(&mut self, key: &Key, value: f64) {
         if let Some(out) = self.begun().filter(|_| value.is_finite()) {
             attribute(key, out, |out| value.write(out));
         }
@@ -172,7 +205,7 @@ impl Wire {
     /// Adds the value that `json` says, with the types in it; null, which OTLP does not know, is
     /// left out of lists and maps, and is no attribute. Nested too deep to be read back, it is
     /// shown as it is.
-    pub(super) fn json(&mut self, key: &str, json: &[u8]) {
+    pub(super) fn json(&mut self, key: &Key, json: &[u8]) {
         // A text is one, however it was emitted.
         if json.first() == Some(&b'"')
             && let Ok(text) = serde_json::from_slice::<String>(json)
@@ -247,7 +280,7 @@ impl Attributes {
     pub(super) fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut out = Vec::new();
         for (key, value) in pairs {
-            string(key, value, &mut out);
+            string(&Key::new(key), value, &mut out);
         }
         Self(out)
     }
@@ -265,21 +298,22 @@ fn severity(level: slog::Level) -> (u8, &'static str) {
 }
 
 /// Adds an attribute with a text, whose lengths are known beforehand.
-fn string(key: &str, text: &str, out: &mut Vec<u8>) {
-    let (key, text) = (key.as_bytes(), text.as_bytes());
-    let value = octets_length(text.len());
-    let pair = octets_length(key.len()) + octets_length(value);
+fn string(key: &Key, text: &str, out: &mut Vec<u8>) {
+    let text = text.as_bytes();
+    // As if every length took one octet.
+    let value = text.len() + 2;
+    let pair = key.octets.len() + value + 2;
     if pair < 0x80 {
-        // Every length is one octet.
-        let [pair, value] = [pair, value].map(|length| length as u8);
-        out.extend_from_slice(&[record::ATTRIBUTES, pair, pair::KEY, key.len() as u8]);
-        out.extend_from_slice(key);
-        out.extend_from_slice(&[pair::VALUE, value, any::STRING, text.len() as u8]);
+        let [pair, value, length] = [pair, value, text.len()].map(|length| length as u8);
+        out.extend_from_slice(&[record::ATTRIBUTES, pair]);
+        out.extend_from_slice(&key.octets);
+        out.extend_from_slice(&[pair::VALUE, value, any::STRING, length]);
         out.extend_from_slice(text);
     } else {
+        let value = octets_length(text.len());
         out.push(record::ATTRIBUTES);
-        varint(pair, out);
-        octets(pair::KEY, key, out);
+        varint(key.octets.len() + octets_length(value), out);
+        out.extend_from_slice(&key.octets);
         out.push(pair::VALUE);
         varint(value, out);
         octets(any::STRING, text, out);
@@ -310,9 +344,9 @@ fn texts(json: &[u8], out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// Adds an attribute whose `AnyValue` is what `value` appends.
-fn attribute(key: &str, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
+fn attribute(key: &Key, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
     message(record::ATTRIBUTES, out, |out| {
-        octets(pair::KEY, key.as_bytes(), out);
+        out.extend_from_slice(&key.octets);
         message(pair::VALUE, out, value);
     });
 }
@@ -569,8 +603,8 @@ mod tests {
     #[test]
     fn nothing_is_written_before_the_beginning() {
         let mut wire = Wire::default();
-        wire.text("a", "b");
-        wire.json("a", b"[1]");
+        wire.text(&Key::new("a"), "b");
+        wire.json(&Key::new("a"), b"[1]");
         wire.flags(1);
         assert_eq!((wire.len(), wire.finish()), (0, &[][..]));
     }
@@ -579,8 +613,8 @@ mod tests {
     fn what_cannot_be_read_back_is_shown_as_it_is() {
         let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
         let record = written("m", |wire| {
-            wire.json("deep", deep.as_bytes());
-            wire.integer("after", 1);
+            wire.json(&Key::new("deep"), deep.as_bytes());
+            wire.integer(&Key::new("after"), 1);
         });
         let expected = [pair("deep", text(&deep)), pair("after", Any::IntValue(1))];
         assert_eq!(record.attributes, expected);
@@ -592,9 +626,9 @@ mod tests {
         let json =
             br#"{"a": [1, -2.5, true, null, "x\n", 18446744073709551615], "b": null, "c": {}}"#;
         let record = written("", |wire| {
-            wire.json("map", json);
-            wire.json("null", b"null");
-            wire.float("nan", f64::NAN);
+            wire.json(&Key::new("map"), json);
+            wire.json(&Key::new("null"), b"null");
+            wire.float(&Key::new("nan"), f64::NAN);
         });
         let values = [
             Any::IntValue(1),
@@ -627,7 +661,7 @@ mod tests {
             br#"{"a":"b"}"#,
         ];
         for (list, json) in lists.into_iter().enumerate() {
-            let record = written("", |wire| wire.json("list", json));
+            let record = written("", |wire| wire.json(&Key::new("list"), json));
             let mut value = Vec::new();
             let mut general = serde_json::Deserializer::from_slice(json);
             assert!(Nested(&mut value).deserialize(&mut general).unwrap());
@@ -642,10 +676,10 @@ mod tests {
     fn the_trace_and_the_event_are_fields_of_the_record() {
         let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
         let record = written("m", |wire| {
-            wire.text(TRACE_ID_KEY, trace);
-            wire.text(SPAN_ID_KEY, "00f067aa0ba902b7");
-            wire.text(SPAN_ID_KEY, "none");
-            wire.text(EVENT_KEY, "test.happened");
+            wire.text(&Key::new(TRACE_ID_KEY), trace);
+            wire.text(&Key::new(SPAN_ID_KEY), "00f067aa0ba902b7");
+            wire.text(&Key::new(SPAN_ID_KEY), "none");
+            wire.text(&Key::new(EVENT_KEY), "test.happened");
             wire.flags(3);
         });
         assert_eq!(record.trace_id[..2], [0x4b, 0xf9]);
@@ -671,8 +705,8 @@ mod tests {
             let body = "b".repeat(body);
             let list = vec!["i".repeat(item); items];
             let record = written(&body, |wire| {
-                wire.json(&key, &serde_json::to_vec(&list).unwrap());
-                wire.text(&key, &body);
+                wire.json(&Key::new(&key), &serde_json::to_vec(&list).unwrap());
+                wire.text(&Key::new(&key), &body);
             });
             let values = list.iter().map(|item| holding(text(item))).collect();
             let list = Any::ArrayValue(ArrayValue { values });
@@ -684,8 +718,8 @@ mod tests {
         fn numbers_of_any_size(number in any::<i64>(), shift in 0..64, float in any::<f64>()) {
             let number = number >> shift;
             let record = written("", |wire| {
-                wire.integer("i", number);
-                wire.float("f", float);
+                wire.integer(&Key::new("i"), number);
+                wire.float(&Key::new("f"), float);
             });
             let mut expected = vec![pair("i", Any::IntValue(number))];
             expected.extend(float.is_finite().then(|| pair("f", Any::DoubleValue(float))));

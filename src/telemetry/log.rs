@@ -11,6 +11,7 @@ mod direct;
 mod dropped;
 mod encoder;
 mod file;
+mod keys;
 mod level;
 mod nested;
 mod order;

@@ -3,16 +3,18 @@
 //!
 //! Both are written field by field as slog hands the fields over, with a note of where each lies:
 //! most records need nothing more. Where the order of the contract is another, or a key comes
-//! twice, the pieces are put in place afterwards. slog-json writes what takes more than text:
-//! structures and fractions. Never writes anywhere but to memory.
+//! twice, the pieces are put in place afterwards. Structures are written by slog-json. Never writes
+//! anywhere but to memory.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use slog::{BorrowedKV, Drain, KV, Key, OwnedKVList, Record, RecordStatic, Serializer, o};
 
-use super::order::{EVENT_KEY, positions};
+use super::keys::{Keys, Known};
+use super::order::positions;
 use super::{level, timestamp};
 use crate::json::{self, Escapes};
 use crate::telemetry::bridge::{Attributes, Wire};
@@ -25,7 +27,10 @@ const UNREPRESENTABLE: &str = "(value cannot be written as JSON)";
 const KEPT_BYTES: usize = 16 * 1024;
 
 /// The keys a line has already.
-const RESERVED: [&str; 4] = ["level", "ts", "logger", "msg"];
+pub(super) const RESERVED: [&str; 4] = ["level", "ts", "logger", "msg"];
+
+/// How many encoders there were before, and one.
+static ENCODERS: AtomicU64 = AtomicU64::new(1);
 
 /// Turns records into lines of one logger.
 pub(super) struct Encoder {
@@ -35,16 +40,11 @@ pub(super) struct Encoder {
     baseline: Vec<u8>,
     /// The same as OTLP has them.
     attributes: Attributes,
-    /// The keys of the baseline, which no field may take, and before them those that none may take
-    /// in a line.
-    taken: Vec<Taken>,
+    /// The keys of the baseline, which no field may take.
+    taken: Vec<String>,
+    /// Tells it from every other encoder.
+    number: u64,
     no_context: OwnedKVList,
-}
-
-struct Taken {
-    /// As JSON has it between its quotes.
-    key: Vec<u8>,
-    hint: u32,
 }
 
 /// The buffers of one encoding, kept from record to record so that none allocates.
@@ -52,6 +52,7 @@ struct Taken {
 pub(super) struct Scratch {
     line: Vec<u8>,
     wire: Wire,
+    keys: Keys,
     fields: Fields,
     clock: timestamp::Formatter,
 }
@@ -71,9 +72,9 @@ struct Fields {
     /// How many of them belong to the logger rather than to the record.
     of_context: usize,
     trace_flags: Option<u8>,
+    /// A key came twice, or one that no field may take.
+    is_mixed: bool,
     order: Vec<Place>,
-    /// Of the fields in their order, to find repeated keys.
-    hints: Vec<u32>,
     /// Texts that had to be formatted.
     formatted: String,
     /// What slog-json writes.
@@ -83,9 +84,8 @@ struct Fields {
 }
 
 struct Field {
-    /// In the line, between its quotes.
-    key: Range<usize>,
-    hint: u32,
+    /// In [`Keys`].
+    key: usize,
     /// In the line, with the leading comma.
     text: Range<usize>,
     /// In the record of OTLP.
@@ -107,7 +107,8 @@ impl Encoder {
             name: b"\",\"logger\":\"".to_vec(),
             baseline: Vec::new(),
             attributes: Attributes::new([]),
-            taken: RESERVED.map(Taken::new).into(),
+            taken: baseline.iter().map(|(key, _)| key.clone()).collect(),
+            number: ENCODERS.fetch_add(1, Ordering::Relaxed),
             no_context: o!().into(),
         };
         escape(name, &mut encoder.name);
@@ -118,7 +119,6 @@ impl Encoder {
                 continue;
             }
             distinct.push((key, value));
-            encoder.taken.push(Taken::new(key));
             if !RESERVED.contains(&key.as_str()) {
                 open(key, &mut encoder.baseline);
                 quoted(value, &mut encoder.baseline);
@@ -141,9 +141,11 @@ impl Encoder {
         let Scratch {
             line,
             wire,
+            keys,
             fields,
             clock,
         } = scratch;
+        keys.begin(self.number);
         line.extend_from_slice(b"{\"level\":\"");
         line.extend_from_slice(level::name(record.level()).as_bytes());
         line.extend_from_slice(b"\",\"ts\":\"");
@@ -162,6 +164,7 @@ impl Encoder {
             encoder: self,
             line,
             wire,
+            keys,
             fields,
         };
         // An error ends the list it came from; what was encoded of it stays.
@@ -169,7 +172,8 @@ impl Encoder {
         watch.fields.of_context = watch.fields.list.len();
         let _ = record.kv().serialize(record, &mut watch);
 
-        if !fields.in_order(&self.taken, line) {
+        if !fields.in_order(keys) {
+            fields.find_places(keys);
             fields.arrange(line, line_start, |field| &field.text, |place| place.in_line);
             let octets = wire.octets();
             fields.arrange(
@@ -189,8 +193,12 @@ impl Encoder {
         }
     }
 
-    /// Lets slog-json write `value`; `None` when that fails.
-    fn slog_json<'j>(&self, json: &'j mut Vec<u8>, value: Value<'_>) -> Option<&'j [u8]> {
+    /// Lets slog-json write `structure`; `None` when that fails.
+    fn slog_json<'j>(
+        &self,
+        json: &'j mut Vec<u8>,
+        structure: &dyn slog::SerdeValue,
+    ) -> Option<&'j [u8]> {
         /// Between the braces of an object, before the value.
         const KEY: &[u8] = b"{\"\":";
         static OUTER: RecordStatic<'static> = slog::record_static!(slog::Level::Info, "");
@@ -199,30 +207,12 @@ impl Encoder {
             .set_newlines(false)
             .build()
             .log(
-                &Record::new(&OUTER, &format_args!(""), BorrowedKV(&Nameless(value))),
+                &Record::new(&OUTER, &format_args!(""), BorrowedKV(&Nameless(structure))),
                 &self.no_context,
             )
             .ok()?;
         json.strip_prefix(KEY)?.strip_suffix(b"}")
     }
-}
-
-impl Taken {
-    fn new(key: &str) -> Self {
-        let mut escaped = Vec::new();
-        escape(key, &mut escaped);
-        Self {
-            hint: hint(&escaped),
-            key: escaped,
-        }
-    }
-}
-
-/// Differs for most keys that differ.
-fn hint(key: &[u8]) -> u32 {
-    let at = |place: usize| key.get(place).copied().map_or(0, u32::from);
-    let length = key.len();
-    at(0) | at(length / 2) << 8 | at(length.wrapping_sub(1)) << 16 | (length as u32) << 24
 }
 
 impl Scratch {
@@ -236,6 +226,7 @@ impl Scratch {
         self.fields.list.clear();
         self.fields.of_context = 0;
         self.fields.trace_flags = None;
+        self.fields.is_mixed = false;
         self.fields.formatted.shrink_to(KEPT_BYTES);
         clear(&mut self.fields.json);
         clear(&mut self.fields.pieces);
@@ -243,49 +234,34 @@ impl Scratch {
 }
 
 impl Fields {
-    /// Finds the place of each field. Tells whether all of them are in it already.
-    fn in_order(&mut self, taken: &[Taken], line: &[u8]) -> bool {
+    /// Whether the record is that of an event.
+    fn is_event(&self, keys: &Keys) -> bool {
+        let first = self.list.get(self.of_context);
+        first.is_some_and(|first| keys.get(first.key).is_event)
+    }
+
+    /// Whether every field is in its place already.
+    fn in_order(&self, keys: &Keys) -> bool {
+        let own = self.list.len() - self.of_context;
+        !self.is_mixed && self.of_context < 2 && (own < 2 || self.is_event(keys))
+    }
+
+    /// Finds the place of each field.
+    fn find_places(&mut self, keys: &mut Keys) {
         self.order.clear();
-        self.hints.clear();
-        let key_of = |field: &Field| line.get(field.key.clone()).unwrap_or_default();
-        let event = self.list.get(self.of_context);
-        let event = event.is_some_and(|first| key_of(first) == EVENT_KEY.as_bytes());
-        let mut in_order = true;
-        for position in positions(self.of_context, self.list.len(), event) {
+        let is_event = self.is_event(keys);
+        for position in positions(self.of_context, self.list.len(), is_event) {
             let Some(field) = self.list.get(position) else {
                 continue;
             };
-            let mut place = Place {
+            let is_first = keys.place(field.key);
+            let known = keys.get(field.key);
+            self.order.push(Place {
                 field: position,
-                in_line: true,
-                in_record: true,
-            };
-            let key = key_of(field);
-            // Without branches, so that it is done for many by one instruction.
-            let suspect = self
-                .hints
-                .iter()
-                .fold(false, |any, hint| any | (*hint == field.hint));
-            if suspect {
-                let mut earlier = self
-                    .order
-                    .iter()
-                    .filter_map(|place| self.list.get(place.field));
-                if earlier.any(|earlier| key_of(earlier) == key) {
-                    (place.in_line, place.in_record) = (false, false);
-                }
-            }
-            for (number, taken) in taken.iter().enumerate() {
-                if taken.hint == field.hint && taken.key == key {
-                    place.in_line = false;
-                    place.in_record &= number < RESERVED.len();
-                }
-            }
-            in_order &= position == self.order.len() && place.in_line && place.in_record;
-            self.hints.push(field.hint);
-            self.order.push(place);
+                in_line: is_first && known.in_line,
+                in_record: is_first && known.in_record,
+            });
         }
-        in_order
     }
 
     /// Puts the pieces of `octets` from `start` on in order, and leaves out what does not belong.
@@ -326,64 +302,34 @@ struct Watch<'a> {
     encoder: &'a Encoder,
     line: &'a mut Vec<u8>,
     wire: &'a mut Wire,
+    keys: &'a mut Keys,
     fields: &'a mut Fields,
 }
 
 impl Watch<'_> {
     fn field(&mut self, key: &Key, value: Value<'_>) -> slog::Result {
-        let key = key.as_str();
-        if key == trace_context::FLAGS_KEY {
+        let (key, again) = self.keys.meet(key.as_str(), &self.encoder.taken);
+        let known = self.keys.get(key);
+        if known.is_flags {
             return Ok(());
         }
+        self.fields.is_mixed |= again || !known.in_line;
         let (start, wire_start) = (self.line.len(), self.wire.len());
-        let key_range = open(key, self.line);
-        let key_hint = hint(self.line.get(key_range.clone()).unwrap_or_default());
-        self.value(key, value);
+        self.line.extend_from_slice(&known.line);
+        write_value(
+            self.encoder,
+            known,
+            value,
+            self.line,
+            self.wire,
+            &mut self.fields.json,
+        );
         self.fields.list.push(Field {
-            key: key_range,
-            hint: key_hint,
+            key,
             text: start..self.line.len(),
             wire: wire_start..self.wire.len(),
         });
         Ok(())
-    }
-
-    fn value(&mut self, key: &str, value: Value<'_>) {
-        let (line, wire) = (&mut *self.line, &mut *self.wire);
-        match value {
-            Value::Null => line.extend_from_slice(b"null"),
-            Value::Bool(value) => {
-                line.extend_from_slice(if value { &b"true"[..] } else { b"false" });
-                wire.bool(key, value);
-            }
-            Value::Integer(value) => {
-                if value < 0 {
-                    line.push(b'-');
-                }
-                json::number(value.unsigned_abs(), line);
-                wire.integer(key, value);
-            }
-            Value::Large(digits) => {
-                line.extend_from_slice(digits.as_bytes());
-                wire.large(key, digits);
-            }
-            Value::Text(text) => {
-                quoted(text, line);
-                wire.text(key, text);
-            }
-            Value::Single(_) | Value::Double(_) | Value::Structure(_) => {
-                match self.encoder.slog_json(&mut self.fields.json, value) {
-                    Some(json) => {
-                        append_json(json, line);
-                        match value {
-                            Value::Double(value) => wire.float(key, value),
-                            _ => wire.json(key, json),
-                        }
-                    }
-                    None => self.value(key, Value::Text(UNREPRESENTABLE)),
-                }
-            }
-        }
     }
 
     /// A number that may be too large to be reckoned with.
@@ -398,6 +344,61 @@ impl Watch<'_> {
                 result
             }
         }
+    }
+}
+
+/// Writes the value of a field.
+fn write_value(
+    encoder: &Encoder,
+    key: &Known,
+    value: Value<'_>,
+    line: &mut Vec<u8>,
+    wire: &mut Wire,
+    json: &mut Vec<u8>,
+) {
+    let key = &key.record;
+    match value {
+        Value::Null => line.extend_from_slice(b"null"),
+        Value::Bool(value) => {
+            line.extend_from_slice(if value { &b"true"[..] } else { b"false" });
+            wire.bool(key, value);
+        }
+        Value::Integer(value) => {
+            if value < 0 {
+                line.push(b'-');
+            }
+            json::number(value.unsigned_abs(), line);
+            wire.integer(key, value);
+        }
+        Value::Large(digits) => {
+            line.extend_from_slice(digits.as_bytes());
+            wire.large(key, digits);
+        }
+        Value::Single(value) => {
+            json.clear();
+            if serde_json::to_writer(&mut *json, &value).is_ok() {
+                line.extend_from_slice(json);
+                wire.json(key, json);
+            }
+        }
+        Value::Double(value) => {
+            let _ = serde_json::to_writer(&mut *line, &value);
+            wire.float(key, value);
+        }
+        Value::Text(text) => {
+            quoted(text, line);
+            wire.text(key, text);
+        }
+        Value::Structure(structure) => match encoder.slog_json(json, structure) {
+            Some(json) => {
+                append_json(json, line);
+                wire.json(key, json);
+            }
+            None => {
+                quoted(UNREPRESENTABLE, line);
+                wire.text(key, UNREPRESENTABLE);
+            }
+        },
     }
 }
 
@@ -484,32 +485,20 @@ fn text_of<'t>(arguments: &fmt::Arguments<'_>, formatted: &'t mut String) -> &'t
     }
 }
 
-/// A value for slog-json, under an empty key.
-struct Nameless<'v>(Value<'v>);
+/// A structure for slog-json, under an empty key.
+struct Nameless<'v>(&'v dyn slog::SerdeValue);
 
 impl KV for Nameless<'_> {
     fn serialize(&self, _: &Record<'_>, json: &mut dyn Serializer) -> slog::Result {
-        let key = Key::from("");
-        match self.0 {
-            Value::Single(value) => json.emit_f32(key, value),
-            Value::Double(value) => json.emit_f64(key, value),
-            Value::Structure(value) => json.emit_serde(key, value),
-            Value::Null => json.emit_unit(key),
-            Value::Bool(value) => json.emit_bool(key, value),
-            Value::Integer(value) => json.emit_i64(key, value),
-            Value::Large(text) | Value::Text(text) => json.emit_str(key, text),
-        }
+        json.emit_serde(Key::from(""), self.0)
     }
 }
 
-/// Appends a comma, the key and a colon; where between its quotes the key lies.
-fn open(key: &str, line: &mut Vec<u8>) -> Range<usize> {
+/// Appends a comma, the key and a colon.
+pub(super) fn open(key: &str, line: &mut Vec<u8>) {
     line.extend_from_slice(b",\"");
-    let start = line.len();
     escape(key, line);
-    let end = line.len();
     line.extend_from_slice(b"\":");
-    start..end
 }
 
 /// Appends a string.
@@ -562,6 +551,7 @@ fn append_json(json: &[u8], line: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::log::EVENT_KEY;
     use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
     use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValue, KeyValueList};
     use opentelemetry_proto::tonic::logs::v1::{LogRecord, ScopeLogs, SeverityNumber};
