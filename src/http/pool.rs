@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
+use foldhash::fast::RandomState;
 use hyper::body::Incoming;
 use smol::Task;
 
@@ -53,7 +54,8 @@ pub struct Pool<D> {
 
 #[derive(Debug)]
 struct Kept<D> {
-    by_destination: HashMap<D, Vec<Idle>>,
+    /// Hashed by less than what resists floods of chosen keys: the bounds are small.
+    by_destination: HashMap<D, Vec<Idle>, RandomState>,
     count: usize,
     swept: Instant,
 }
@@ -69,7 +71,7 @@ impl<D: Destination> Pool<D> {
     #[must_use]
     pub fn new(bounds: Bounds) -> Self {
         let kept = Mutex::new(Kept {
-            by_destination: HashMap::new(),
+            by_destination: HashMap::default(),
             count: 0,
             swept: Instant::now(),
         });

@@ -7,8 +7,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{OnceLock, PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics as otel;
 
@@ -26,8 +27,9 @@ pub trait Key: Clone + Eq + Hash + Send + Sync + 'static {
 
 struct Series<K, B> {
     meter: Meter,
-    bound: RwLock<HashMap<K, Arc<B>>>,
-    overflow: OnceLock<Arc<B>>,
+    /// Hashed by less than what resists floods of chosen keys: their number is bounded.
+    bound: RwLock<HashMap<K, B, RandomState>>,
+    overflow: OnceLock<B>,
 }
 
 impl<K: Key, B> Series<K, B> {
@@ -39,28 +41,25 @@ impl<K: Key, B> Series<K, B> {
         }
     }
 
-    fn get(&self, key: &K, bind: impl FnOnce(&[KeyValue]) -> B) -> Arc<B> {
+    /// Records in the series of `key`, which is bound if there is none yet.
+    fn record(&self, key: &K, bind: impl FnOnce(&[KeyValue]) -> B, record: impl FnOnce(&B)) {
         // A poisoned map is whole: insertion is its only change.
         let known = self.bound.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(bound) = known.get(key) {
-            return bound.clone();
+            return record(bound);
         }
         drop(known);
         let mut known = self.bound.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bound) = known.get(key) {
-            return bound.clone();
-        }
-        if known.len() >= MAX_SERIES {
+        if known.len() >= MAX_SERIES && !known.contains_key(key) {
             let attributes = [KeyValue::new("otel.metric.overflow", true)];
-            return self
-                .overflow
-                .get_or_init(|| Arc::new(bind(&self.meter.attributes(&attributes))))
-                .clone();
+            let bind = || bind(&self.meter.attributes(&attributes));
+            return record(self.overflow.get_or_init(bind));
         }
-        let own = key.attributes(self.meter.http_keys());
-        let bound = Arc::new(bind(&self.meter.attributes(&own)));
-        known.insert(key.clone(), bound.clone());
-        bound
+        let bind = || {
+            let own = key.attributes(self.meter.http_keys());
+            bind(&self.meter.attributes(&own))
+        };
+        record(known.entry(key.clone()).or_insert_with(bind));
     }
 }
 
@@ -73,9 +72,8 @@ pub struct KeyedCounter<K> {
 impl<K: Key> KeyedCounter<K> {
     /// Adds `value` to the series of `key`.
     pub fn add_for(&self, value: u64, key: &K) {
-        self.series
-            .get(key, |attributes| self.inner.bind(attributes))
-            .add(value);
+        let bind = |attributes: &[_]| self.inner.bind(attributes);
+        self.series.record(key, bind, |bound| bound.add(value));
     }
 }
 
@@ -104,9 +102,8 @@ pub struct KeyedHistogram<K> {
 impl<K: Key> KeyedHistogram<K> {
     /// Records `value` in the series of `key`.
     pub fn record_for(&self, value: f64, key: &K) {
-        self.series
-            .get(key, |attributes| self.inner.bind(attributes))
-            .record(value);
+        let bind = |attributes: &[_]| self.inner.bind(attributes);
+        self.series.record(key, bind, |bound| bound.record(value));
     }
 }
 
