@@ -6,7 +6,7 @@
 //! knows where a connection leads.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -57,19 +57,19 @@ impl Session {
     /// # Errors
     ///
     /// There is no response. The request is given back if not a byte of it was written.
-    pub(super) async fn send(
+    pub(super) fn send(
         &mut self,
         request: Request,
-    ) -> Result<Response<Incoming>, TrySendError<Request>> {
-        let mut response = pin!(self.requests.try_send_request(request));
-        poll_fn(|context| {
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request>>> {
+        // On the heap, because it has room for the request, and is handed on.
+        let mut response = Box::pin(self.requests.try_send_request(request));
+        poll_fn(move |context| {
             // An ended connection has told the response why.
             let _ = self.drive(context);
             // Nothing but driving completes it, so there is nobody to be woken.
             let response = response.as_mut();
             response.poll(&mut Context::from_waker(Waker::noop()))
         })
-        .await
     }
 
     /// Goes on with an exchange whose response is being read; ready when that is over.

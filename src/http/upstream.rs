@@ -174,44 +174,55 @@ impl<D: Destination> Upstream<D> {
     ///
     /// There is no response. A request of which not a byte was written, because the backend had
     /// just closed a kept connection, is sent again on another one; no other request is.
-    pub async fn send(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice"
+    )]
+    pub fn send(
         &self,
         destination: &D,
         host: &str,
         port: u16,
         mut request: Request,
         client: Option<&Exchange>,
-    ) -> Result<Answer, Error> {
-        let started = Instant::now();
-        // Whoever else has a request ready comes first, so that they are written one right after
-        // the other: waking a backend that went to sleep in between costs more than the detour.
-        yield_now().await;
-        let gate = Gate::before(&mut request);
-        listen_for_interims(&mut request, gate.clone(), client.cloned());
-        while let Some(mut session) = self.pool.take(destination, started) {
-            match session.send(request).await {
-                Ok(response) => {
-                    return Ok(self.answer(destination, session, gate, response, started));
+    ) -> impl Future<Output = Result<Answer, Error>> + Send {
+        async move {
+            let started = Instant::now();
+            // Whoever else has a request ready comes first, so that they are written one right after
+            // the other: waking a backend that went to sleep in between costs more than the detour.
+            yield_now().await;
+            let gate = Gate::before(&mut request);
+            listen_for_interims(&mut request, gate.clone(), client.cloned());
+            while let Some(mut session) = self.pool.take(destination, started) {
+                match session.send(request).await {
+                    Ok(response) => {
+                        return Ok(self.answer(destination, session, gate, response, started));
+                    }
+                    Err(mut error) => match error.take_message() {
+                        Some(unsent) => request = unsent,
+                        None => return Err(error.into_error().into()),
+                    },
                 }
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) => request = unsent,
-                    None => return Err(error.into_error().into()),
-                },
+            }
+            // On the heap, so that requests that need no new connection are small.
+            let (mut session, connecting) = Box::pin(self.connect(host, port)).await?;
+            match session.send(request).await {
+                Ok(response) => Ok(Answer {
+                    connecting: Some(connecting),
+                    ..self.answer(destination, session, gate, response, started)
+                }),
+                Err(error) => Err(error.into_error().into()),
             }
         }
+    }
+
+    /// Makes a connection. Tells how long that took.
+    async fn connect(&self, host: &str, port: u16) -> Result<(Session, Duration), Error> {
         let asked = Instant::now();
-        // On the heap, so that requests that need no new connection are small.
-        let stream = Box::pin(self.connector.reach(host, port)).await?;
+        let stream = self.connector.reach(host, port).await?;
         let stream = stream.moved_to(&self.spawner).map_err(Error::Watch)?;
-        let connecting = Some(asked.elapsed());
-        let mut session = Session::new(stream, RESPONSE_HEADER_BYTES).await?;
-        match session.send(request).await {
-            Ok(response) => Ok(Answer {
-                connecting,
-                ..self.answer(destination, session, gate, response, started)
-            }),
-            Err(error) => Err(error.into_error().into()),
-        }
+        let elapsed = asked.elapsed();
+        Ok((Session::new(stream, RESPONSE_HEADER_BYTES).await?, elapsed))
     }
 
     fn answer(

@@ -210,12 +210,21 @@ impl Handler for Arc<Core> {
     fn handle(&self, request: Request) -> impl Future<Output = Response> + Send {
         let core = self.clone();
         async move {
-            let ledger = request.extensions().get::<Arc<Ledger>>().cloned();
-            match ledger {
-                // On the heap, because the way to here is a long one for something large.
-                Some(ledger) => Box::pin(core.pass(request, ledger)).await,
-                None => core.status(),
-            }
+            let Some(ledger) = request.extensions().get::<Arc<Ledger>>().cloned() else {
+                return core.status();
+            };
+            let prepared = core.prepare(request, &ledger);
+            // On the heap, because the way to here is a long one for something large.
+            let passing = prepared.map(|prepared| Box::pin(core.exchange(prepared, &ledger)));
+            let passed = match passing {
+                Ok(passing) => passing.await,
+                Err(failed) => Err(failed),
+            };
+            passed.unwrap_or_else(|failed| {
+                let (status, message) = failed.answer();
+                ledger.failed(failed);
+                error::text(status, &message)
+            })
         }
     }
 }
@@ -226,6 +235,16 @@ struct Admitted {
     port: u16,
     /// The path and query sent on, where they are not those of the request.
     path: Option<PathAndQuery>,
+}
+
+/// A request as its sandbox is to have it.
+struct Prepared {
+    request: Request,
+    place: Place,
+    /// What the server knows of it.
+    exchange: Option<Exchange>,
+    /// The client's side of an upgrade.
+    client: Option<OnUpgrade>,
 }
 
 impl Core {
@@ -242,19 +261,6 @@ impl Core {
         let headers = response.headers_mut();
         headers.insert(::http::header::CONTENT_TYPE, text);
         response
-    }
-
-    /// Passes a request on, or says why not.
-    async fn pass(self: Arc<Self>, request: Request, ledger: Arc<Ledger>) -> Response {
-        let passed = match self.admit(&request, &ledger) {
-            Ok(admitted) => self.exchange(request, &ledger, admitted).await,
-            Err(refusal) => Err(refusal.into()),
-        };
-        passed.unwrap_or_else(|failed| {
-            let (status, message) = failed.answer();
-            ledger.failed(failed);
-            error::text(status, &message)
-        })
     }
 
     /// Finds the sandbox of a request, and decides whether it may come in.
@@ -304,23 +310,17 @@ impl Core {
         })
     }
 
-    /// Sends a request to its sandbox and makes an answer of the response.
-    async fn exchange(
-        self: &Arc<Self>,
-        request: Request,
-        ledger: &Arc<Ledger>,
-        admitted: Admitted,
-    ) -> Result<Response, Failed> {
+    /// Makes of a request what is sent on, or says why it is not.
+    fn prepare(&self, request: Request, ledger: &Arc<Ledger>) -> Result<Prepared, Failed> {
         let Admitted {
             sandbox,
             port,
             path,
-        } = admitted;
+        } = self.admit(&request, ledger)?;
         let host = HeaderValue::from_maybe_shared(authority(&sandbox.host, port));
         let host = host.map_err(Failed::unnameable)?;
         ledger.found(host.clone());
-        let events = &self.shared.events;
-        let (upgrade, proxy_type) = (ledger.upgrade(), ledger.proxy_type());
+        let upgrade = ledger.upgrade();
         let (mut head, body) = request.into_parts();
         // An upgrade has no body; where there is one, it is no upgrade.
         let body = match upgrade {
@@ -350,50 +350,75 @@ impl Core {
         if upgrade.is_some_and(|upgrade| upgrade.extended) {
             complete_handshake(&mut head.headers);
         }
-        if proxy_type == ProxyType::Http {
-            HandedOver.emit(events);
-        }
+        Ok(Prepared {
+            request: Request::from_parts(head, self.reporting(ledger, body)),
+            place: Place { sandbox, port },
+            exchange,
+            client,
+        })
+    }
 
-        let place = Place {
-            sandbox: sandbox.clone(),
-            port,
-        };
-        let request = Request::from_parts(head, self.reporting(ledger, body));
-        let sending = self
-            .upstream
-            .send(&place, &sandbox.host, port, request, exchange.as_ref());
-        // Pinned where it is: what is passed by value is copied, and this is large.
-        let answer = self.in_time(upgrade, pin!(sending)).await?;
-        if let Some(elapsed) = answer.connecting {
-            Connected {
+    /// Sends a request to its sandbox and makes an answer of the response.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps its arguments twice"
+    )]
+    fn exchange(
+        self: &Arc<Self>,
+        prepared: Prepared,
+        ledger: &Arc<Ledger>,
+    ) -> impl Future<Output = Result<Response, Failed>> + Send {
+        async move {
+            let events = &self.shared.events;
+            let (upgrade, proxy_type) = (ledger.upgrade(), ledger.proxy_type());
+            if proxy_type == ProxyType::Http {
+                HandedOver.emit(events);
+            }
+            let Place { sandbox, port } = &prepared.place;
+            let answer = {
+                // Pinned where it is made: what is passed by value is copied, and this is large.
+                let sending = pin!(self.upstream.send(
+                    &prepared.place,
+                    &sandbox.host,
+                    *port,
+                    prepared.request,
+                    prepared.exchange.as_ref(),
+                ));
+                self.in_time(upgrade, sending).await?
+            };
+            if let Some(elapsed) = answer.connecting {
+                Connected {
+                    proxy_type,
+                    elapsed,
+                }
+                .emit(events);
+            }
+            Answered {
                 proxy_type,
-                elapsed,
+                elapsed: answer.elapsed,
             }
             .emit(events);
-        }
-        Answered {
-            proxy_type,
-            elapsed: answer.elapsed,
-        }
-        .emit(events);
 
-        let (mut head, body) = answer.response.into_parts();
-        let switched = forward::response(&mut head, upgrade).map_err(Failed::unusable)?;
-        head.headers.append(MARK.0, MARK.1);
-        if !switched {
-            let body = self.reporting(ledger, body);
-            return Ok(Response::from_parts(head, body));
+            let (mut head, body) = answer.response.into_parts();
+            let switched = forward::response(&mut head, upgrade).map_err(Failed::unusable)?;
+            head.headers.append(MARK.0, MARK.1);
+            if !switched {
+                let body = self.reporting(ledger, body);
+                return Ok(Response::from_parts(head, body));
+            }
+            if let (Some(client), Some(backend), Some(exchange)) =
+                (prepared.client, answer.upgrade, prepared.exchange)
+            {
+                let tunnel = Tunnel {
+                    shared: self.shared.clone(),
+                    ledger: ledger.begin_tunnel(),
+                    exchange,
+                    sandbox: prepared.place.sandbox,
+                };
+                self.spawner.spawn(tunnel.run(client, backend)).detach();
+            }
+            Ok(Response::from_parts(head, Body::empty()))
         }
-        if let (Some(client), Some(backend), Some(exchange)) = (client, answer.upgrade, exchange) {
-            let tunnel = Tunnel {
-                shared: self.shared.clone(),
-                ledger: ledger.begin_tunnel(),
-                exchange,
-                sandbox,
-            };
-            self.spawner.spawn(tunnel.run(client, backend)).detach();
-        }
-        Ok(Response::from_parts(head, Body::empty()))
     }
 
     /// Bounds the wait for the head of a response, where there is a bound.

@@ -302,18 +302,65 @@ async fn serve_http2<H: Handler, O: Observer>(
 }
 
 /// Answers one request, whatever the handler does.
-async fn answer<H: Handler, O: Observer>(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn keeps its arguments twice"
+)]
+fn answer<H: Handler, O: Observer>(
     shared: Arc<Shared<H, O>>,
     link: Arc<Link>,
     slot: Arc<Slot>,
     request: Request<Incoming>,
-) -> Result<Response<Recorded<H, O>>, Infallible> {
+) -> impl Future<Output = Result<Response<Recorded<H, O>>, Infallible>> + Send {
+    async move {
+        let version = request.version();
+        let (mut recorder, received) = receive(&shared, &link, slot, request);
+        let request = match received {
+            Ok(request) => request,
+            Err(refusal) => return Ok(recorder.attach(refusal)),
+        };
+        // Polled where it is: what is passed by value is copied, and this may be large.
+        let mut handling = pin!(shared.handler.handle(request));
+        let handled = poll_fn(|context| {
+            let poll = AssertUnwindSafe(|| handling.as_mut().poll(context));
+            match catch_unwind(poll) {
+                Ok(polled) => polled.map(Some),
+                // The panic itself went to the process's panic hook.
+                Err(_) => Poll::Ready(None),
+            }
+        });
+        let handled = handled.await;
+        // The response may only follow when what comes before it is written.
+        poll_fn(|context| link.poll_informed(context)).await;
+        let mut response = handled.unwrap_or_else(|| {
+            recorder.panicked();
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        });
+        // hyper says so by itself, but only if it knew before the request came.
+        if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().entry(CONNECTION).or_insert(close);
+        }
+        Ok(recorder.attach(response))
+    }
+}
+
+/// Begins the account of a request, and makes of it what the handler is given, or an answer where it
+/// is given nothing.
+fn receive<H: Handler, O: Observer>(
+    shared: &Arc<Shared<H, O>>,
+    link: &Arc<Link>,
+    slot: Arc<Slot>,
+    request: Request<Incoming>,
+) -> (Recorder<H, O>, Result<Request, Response<Body>>) {
     let (mut head, incoming) = request.into_parts();
     let version = head.version;
     let has_body = !incoming.is_end_stream();
     let wants_switch = head.extensions.get::<OnUpgrade>().is_some();
     link.begin(version, has_body, wants_switch);
-    let mut recorder = Recorder::begin(shared.clone(), link.clone(), slot, &mut head);
+    let recorder = Recorder::begin(shared.clone(), link.clone(), slot, &mut head);
 
     let limits = &shared.limits;
     let refusal = if version == Version::HTTP_11 && head.headers.get_all(HOST).iter().count() != 1 {
@@ -352,35 +399,10 @@ async fn answer<H: Handler, O: Observer>(
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(CONNECTION, close);
         }
-        return Ok(recorder.attach(response));
+        return (recorder, Err(response));
     }
-
     head.extensions.insert(recorder.exchange().clone());
-    // Polled where it is: what is passed by value is copied, and this may be large.
-    let mut handling = pin!(shared.handler.handle(Request::from_parts(head, body)));
-    let handled = poll_fn(|context| {
-        let poll = AssertUnwindSafe(|| handling.as_mut().poll(context));
-        match catch_unwind(poll) {
-            Ok(polled) => polled.map(Some),
-            // The panic itself went to the process's panic hook.
-            Err(_) => Poll::Ready(None),
-        }
-    });
-    let handled = handled.await;
-    // The response may only follow when what comes before it is written.
-    poll_fn(|context| link.poll_informed(context)).await;
-    let mut response = handled.unwrap_or_else(|| {
-        recorder.panicked();
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
-        response
-    });
-    // hyper says so by itself, but only if it knew before the request came.
-    if version < Version::HTTP_2 && shared.shutdown.is_triggered() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().entry(CONNECTION).or_insert(close);
-    }
-    Ok(recorder.attach(response))
+    (recorder, Ok(Request::from_parts(head, body)))
 }
 
 /// A request's body while it is read.
