@@ -61,8 +61,8 @@ enum Error {
     Tls(#[from] tls::Error),
     #[error("the exporter cannot be built: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
-    #[error("cannot start its thread: {0}")]
-    Thread(#[from] std::io::Error),
+    #[error("the system refuses a thread or a descriptor: {0}")]
+    System(#[from] std::io::Error),
 }
 
 /// Everything that exports.
@@ -220,11 +220,8 @@ impl Exporters {
         connector: &Connector,
     ) -> Result<Delivery, Error> {
         let transport = Transport::new(otlp, call, connector)?;
-        Ok(Delivery::new(
-            transport,
-            otlp.timeout.min(limit),
-            self.stop.clone(),
-        ))
+        let timeout = otlp.timeout.min(limit);
+        Ok(Delivery::new(transport, timeout, self.stop.clone())?)
     }
 
     /// Exports what is left for at most `limit`, and counts what was lost. Blocks.

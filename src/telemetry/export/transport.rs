@@ -22,6 +22,7 @@ use super::delivery::asked;
 use super::message;
 use super::retry;
 use crate::http::connect::{self, Connector};
+use crate::runtime::Spawner;
 use crate::telemetry::env::{Otlp, Protocol};
 
 /// The longest answer that is read, in bytes.
@@ -103,12 +104,14 @@ impl Transport {
         })
     }
 
-    /// Sends `batch` once. Dropping the future abandons the connection.
+    /// Sends `batch` once, over a connection whose tasks are those of `executor` and whose socket is
+    /// waited for by the thread of `spawner`. Dropping the future abandons the connection.
     pub(super) async fn send(
         &self,
         batch: &Request<Bytes>,
         deadline: Instant,
         executor: &Arc<Executor<'static>>,
+        spawner: &Spawner,
     ) -> Result<Answer, Failure> {
         let mut slot = self.connection.lock().await;
         // Since the last export nothing has driven the connection: let it notice that it is closed.
@@ -120,13 +123,17 @@ impl Transport {
                 return Ok(self.judge(answer));
             }
         }
-        let mut connection = self.connect(executor).await?;
+        let mut connection = self.connect(executor, spawner).await?;
         let answer = connection.exchange(self.request(batch, deadline)).await?;
         *slot = answer.body().is_ok().then_some(connection);
         Ok(self.judge(answer))
     }
 
-    async fn connect(&self, executor: &Arc<Executor<'static>>) -> Result<Connection, Failure> {
+    async fn connect(
+        &self,
+        executor: &Arc<Executor<'static>>,
+        spawner: &Spawner,
+    ) -> Result<Connection, Failure> {
         let io = self
             .connector
             .connect(&self.endpoint)
@@ -136,6 +143,9 @@ impl Transport {
                 connect::Error::Handshake { .. } => Failure::Tls(error.to_string()),
                 _ => Failure::Connection(error.to_string()),
             })?;
+        let io = io
+            .moved_to(spawner)
+            .map_err(|error| Failure::Connection(error.to_string()))?;
         if self.protocol == Protocol::Grpc {
             let (sender, connection) = http2::handshake(Spawn(Arc::downgrade(executor)), io)
                 .await
