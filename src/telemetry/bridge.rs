@@ -81,8 +81,8 @@ const VALUES: u8 = tag(1, LENGTH);
 
 /// The key of an attribute, as records have it.
 pub(super) struct Key {
-    /// The field `key` of its `KeyValue`.
-    octets: Box<[u8]>,
+    /// The attribute up to the length of its value, as if that and its own took one octet each.
+    opening: Box<[u8]>,
     meaning: Meaning,
 }
 
@@ -97,10 +97,11 @@ enum Meaning {
 impl Key {
     /// Encodes `key`.
     pub(super) fn new(key: &str) -> Self {
-        let mut out = Vec::new();
+        let mut out = vec![record::ATTRIBUTES, 0];
         octets(pair::KEY, key.as_bytes(), &mut out);
+        out.extend_from_slice(&[pair::VALUE, 0]);
         Self {
-            octets: out.into(),
+            opening: out.into(),
             meaning: match key {
                 TRACE_ID_KEY => Meaning::Trace,
                 SPAN_ID_KEY => Meaning::Span,
@@ -108,6 +109,16 @@ impl Key {
                 _ => Meaning::None,
             },
         }
+    }
+
+    /// The field `key` of the `KeyValue`.
+    fn field(&self) -> &[u8] {
+        &self.opening[2..self.opening.len() - 2]
+    }
+
+    /// The length of the `KeyValue` where its value takes `value` octets.
+    fn pair_length(&self, value: usize) -> usize {
+        self.opening.len() - 3 + varint_length(value) + value
     }
 }
 
@@ -177,14 +188,14 @@ impl Wire {
     /// Adds a truth value.
     pub(super) fn bool(&mut self, key: &Key, value: bool) {
         if let Some(out) = self.begun() {
-            attribute(key, out, |out| value.write(out));
+            short(key, out, |out| value.write(out));
         }
     }
 
     /// Adds a whole number.
     pub(super) fn integer(&mut self, key: &Key, value: i64) {
         if let Some(out) = self.begun() {
-            attribute(key, out, |out| value.write(out));
+            short(key, out, |out| value.write(out));
         }
     }
 
@@ -198,7 +209,7 @@ impl Wire {
     /// Adds a number; what is none has no attribute.
     pub(super) fn float(&mut self, key: &Key, value: f64) {
         if let Some(out) = self.begun().filter(|_| value.is_finite()) {
-            attribute(key, out, |out| value.write(out));
+            short(key, out, |out| value.write(out));
         }
     }
 
@@ -300,23 +311,43 @@ fn severity(level: slog::Level) -> (u8, &'static str) {
 /// Adds an attribute with a text, whose lengths are known beforehand.
 fn string(key: &Key, text: &str, out: &mut Vec<u8>) {
     let text = text.as_bytes();
-    // As if every length took one octet.
-    let value = text.len() + 2;
-    let pair = key.octets.len() + value + 2;
-    if pair < 0x80 {
-        let [pair, value, length] = [pair, value, text.len()].map(|length| length as u8);
-        out.extend_from_slice(&[record::ATTRIBUTES, pair]);
-        out.extend_from_slice(&key.octets);
-        out.extend_from_slice(&[pair::VALUE, value, any::STRING, length]);
-        out.extend_from_slice(text);
+    if text.len() <= MOST_SHORT {
+        return short(key, out, |out| {
+            out.extend_from_slice(&[any::STRING, text.len() as u8]);
+            out.extend_from_slice(text);
+        });
+    }
+    let value = octets_length(text.len());
+    out.push(record::ATTRIBUTES);
+    varint(key.pair_length(value), out);
+    out.extend_from_slice(key.field());
+    out.push(pair::VALUE);
+    varint(value, out);
+    octets(any::STRING, text, out);
+}
+
+/// The longest text that is added with its lengths put in afterwards.
+const MOST_SHORT: usize = 64;
+
+/// Adds an attribute whose `AnyValue`, what `value` appends, takes less than 128 octets.
+fn short(key: &Key, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&key.opening);
+    let from = out.len();
+    value(out);
+    let length = out.len() - from;
+    out[from - 1] = length as u8;
+    let pair = key.pair_length(length);
+    let octets = varint_length(pair);
+    if octets == 1 {
+        out[start + 1] = pair as u8;
     } else {
-        let value = octets_length(text.len());
-        out.push(record::ATTRIBUTES);
-        varint(key.octets.len() + octets_length(value), out);
-        out.extend_from_slice(&key.octets);
-        out.push(pair::VALUE);
-        varint(value, out);
-        octets(any::STRING, text, out);
+        // The key is a long one.
+        out.splice(start + 1..start + 2, {
+            let mut length = Vec::with_capacity(octets);
+            varint(pair, &mut length);
+            length
+        });
     }
 }
 
@@ -346,7 +377,7 @@ fn texts(json: &[u8], out: &mut Vec<u8>) -> Option<()> {
 /// Adds an attribute whose `AnyValue` is what `value` appends.
 fn attribute(key: &Key, out: &mut Vec<u8>, value: impl FnOnce(&mut Vec<u8>)) {
     message(record::ATTRIBUTES, out, |out| {
-        out.extend_from_slice(&key.octets);
+        out.extend_from_slice(key.field());
         message(pair::VALUE, out, value);
     });
 }
