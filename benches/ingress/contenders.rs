@@ -118,7 +118,7 @@ impl Installed {
     }
 
     /// With an access log only.
-    fn silent(&self) -> Contender {
+    pub fn silent(&self) -> Contender {
         self.ours(SILENT, &[])
     }
 

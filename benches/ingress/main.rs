@@ -2,8 +2,8 @@
 //! HAProxy, a bare proxy of hyper and a direct connection (`SPECIFICATION.md`, numbers 15 to 17 and
 //! 19).
 //!
-//! `cargo bench --bench ingress -- PART...` runs some parts of it: `requests`, `delays`, `bodies`,
-//! `echoes`, `events`, `idle`; none takes much more than a minute.
+//! `cargo bench --bench ingress -- PART...` runs some parts of it: `requests`, `telemetry`, `delays`,
+//! `bodies`, `echoes`, `events`, `idle`; none takes much more than a minute.
 //! `OPENSANDBOX_BENCH_ROUNDS` is how many rounds requests and delays are measured in.
 //! `OPENSANDBOX_BENCH_BINARY` names the binary; `make bench` sets it to the static one. nginx,
 //! HAProxy and wrk are those of the system (`scripts/setup bench`); without one of them its rows
@@ -84,6 +84,9 @@ fn main() {
     } else if wanted("requests") {
         support::skipped("wrk is not installed: no numbers at full load");
     }
+    if wanted("telemetry") && load::wrk_is_there() {
+        telemetry(&extent, &installed);
+    }
     if wanted("delays") {
         delays(&extent, &contenders);
     }
@@ -150,6 +153,33 @@ fn requests(extent: &Extent, contenders: &[Contender]) {
         table.row(&[&contender.name, &cells[0], &cells[1], &cells[2], &cells[3]]);
     }
     println!("small requests, keep-alive on both sides, access log on\n{table}");
+}
+
+/// What metrics and log records over OTLP leave of the throughput. A machine that is shared changes
+/// its speed from one second to the next by more than that, so there are many short rounds, and each
+/// is compared with the one beside it.
+fn telemetry(extent: &Extent, installed: &Installed) {
+    let contenders = [installed.ingress(), installed.silent()];
+    let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
+    for contender in &contenders {
+        cases.push(Box::new(move || {
+            let before = contender.processor_time();
+            let requests = load::wrk(contender, extent.round / 2);
+            let used = contender.processor_time() - before;
+            (requests, requests / used.as_secs_f64())
+        }));
+    }
+    let results = interleave(5 * extent.rounds, &mut cases);
+    let ratio = |number: fn(&(f64, f64)) -> f64| {
+        let [with, without] =
+            [0, 1].map(|case: usize| -> Vec<f64> { results[case].iter().map(number).collect() });
+        Spread::of_ratios(&with, &without)
+    };
+    let mut table = Table::new(&["", "requests/s", "requests/CPU s"]);
+    let [rate, efficiency] = [ratio(|round| round.0), ratio(|round| round.1)];
+    let cells = [format!("{rate:.3}"), format!("{efficiency:.3}")];
+    table.row(&[&"with telemetry, over none", &cells[0], &cells[1]]);
+    println!("small requests, access log on\n{table}");
 }
 
 /// What is added to the delay of a direct request, at a fixed rate.
