@@ -36,9 +36,10 @@ unsafe impl GlobalAlloc for Allocator {
         let (size, align) = (layout.size(), layout.align());
         // SAFETY: the size is not zero, and the alignment a power of two.
         let block = unsafe {
-            match is_usual(layout, size) {
-                true => mi_malloc(size),
-                false => mi_malloc_aligned(size, align),
+            if is_usual(layout, size) {
+                mi_malloc(size)
+            } else {
+                mi_malloc_aligned(size, align)
             }
         };
         block.cast()
@@ -49,9 +50,10 @@ unsafe impl GlobalAlloc for Allocator {
         let (size, align) = (layout.size(), layout.align());
         // SAFETY: as above.
         let block = unsafe {
-            match is_usual(layout, size) {
-                true => mi_zalloc(size),
-                false => mi_zalloc_aligned(size, align),
+            if is_usual(layout, size) {
+                mi_zalloc(size)
+            } else {
+                mi_zalloc_aligned(size, align)
             }
         };
         block.cast()
@@ -67,9 +69,10 @@ unsafe impl GlobalAlloc for Allocator {
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         // SAFETY: the caller has the block from here, and the new size is not zero.
         let block = unsafe {
-            match is_usual(layout, size) {
-                true => mi_realloc(block.cast(), size),
-                false => mi_realloc_aligned(block.cast(), size, layout.align()),
+            if is_usual(layout, size) {
+                mi_realloc(block.cast(), size)
+            } else {
+                mi_realloc_aligned(block.cast(), size, layout.align())
             }
         };
         block.cast()

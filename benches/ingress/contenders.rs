@@ -14,7 +14,7 @@ use support::free_port;
 use crate::bare;
 
 pub const OURS: &str = "ingress";
-const SILENT: &str = "ingress silent";
+pub const SILENT: &str = "ingress silent";
 pub const BARE: &str = "bare hyper";
 pub const NGINX: &str = "nginx";
 
@@ -118,7 +118,7 @@ impl Installed {
     }
 
     /// With an access log only.
-    pub fn silent(&self) -> Contender {
+    fn silent(&self) -> Contender {
         self.ours(SILENT, &[])
     }
 

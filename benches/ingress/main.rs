@@ -79,13 +79,16 @@ fn main() {
     let backend = Backend::start();
     let installed = Installed::new(backend.address);
     let contenders = installed.start_all();
-    if wanted("requests") && load::wrk_is_there() {
-        requests(&extent, &contenders);
-    } else if wanted("requests") {
-        support::skipped("wrk is not installed: no numbers at full load");
-    }
-    if wanted("telemetry") && load::wrk_is_there() {
-        telemetry(&extent, &installed);
+    let full_load = [
+        ("requests", requests as fn(&Extent, &[Contender])),
+        ("telemetry", telemetry),
+    ];
+    for (part, run) in full_load {
+        if wanted(part) && load::wrk_is_there() {
+            run(&extent, &contenders);
+        } else if wanted(part) {
+            support::skipped("wrk is not installed: no numbers at full load");
+        }
     }
     if wanted("delays") {
         delays(&extent, &contenders);
@@ -105,20 +108,27 @@ fn main() {
     }
 }
 
-/// Requests per second of processor time, connections kept on both sides.
-fn requests(extent: &Extent, contenders: &[Contender]) {
+/// Requests per second, and per second of processor time, of each contender in each round.
+fn at_full_load(contenders: &[&Contender], rounds: usize, round: Duration) -> Vec<Vec<(f64, f64)>> {
     let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
     for contender in contenders {
         cases.push(Box::new(move || {
             let before = contender.processor_time();
-            let requests = load::wrk(contender, extent.round);
+            let requests = load::wrk(contender, round);
             let used = contender.processor_time() - before;
-            let rate = requests / extent.round.as_secs_f64();
-            (rate, requests / used.as_secs_f64())
+            (
+                requests / round.as_secs_f64(),
+                requests / used.as_secs_f64(),
+            )
         }));
     }
-    let results = interleave(extent.rounds, &mut cases);
-    drop(cases);
+    interleave(rounds, &mut cases)
+}
+
+/// Requests per second of processor time, connections kept on both sides.
+fn requests(extent: &Extent, contenders: &[Contender]) {
+    let all: Vec<_> = contenders.iter().collect();
+    let results = at_full_load(&all, extent.rounds, extent.round);
     let efficiency = |index: usize| -> Vec<f64> {
         let rounds = results.get(index);
         rounds.map_or_else(Vec::new, |rounds| {
@@ -158,26 +168,18 @@ fn requests(extent: &Extent, contenders: &[Contender]) {
 /// What metrics and log records over OTLP leave of the throughput. A machine that is shared changes
 /// its speed from one second to the next by more than that, so there are many short rounds, and each
 /// is compared with the one beside it.
-fn telemetry(extent: &Extent, installed: &Installed) {
-    let contenders = [installed.ingress(), installed.silent()];
-    let mut cases: Vec<Box<dyn FnMut() -> (f64, f64) + '_>> = Vec::new();
-    for contender in &contenders {
-        cases.push(Box::new(move || {
-            let before = contender.processor_time();
-            let requests = load::wrk(contender, extent.round / 2);
-            let used = contender.processor_time() - before;
-            (requests, requests / used.as_secs_f64())
-        }));
-    }
-    let results = interleave(5 * extent.rounds, &mut cases);
+fn telemetry(extent: &Extent, contenders: &[Contender]) {
+    let named = |name| contenders.iter().find(|one| one.name == name);
+    let (Some(ours), Some(silent)) = (named(contenders::OURS), named(contenders::SILENT)) else {
+        return;
+    };
+    let results = at_full_load(&[ours, silent], 5 * extent.rounds, extent.round / 2);
     let ratio = |number: fn(&(f64, f64)) -> f64| {
-        let [with, without] =
-            [0, 1].map(|case: usize| -> Vec<f64> { results[case].iter().map(number).collect() });
-        Spread::of_ratios(&with, &without)
+        let numbers = |case: usize| results[case].iter().map(number).collect::<Vec<_>>();
+        format!("{:.3}", Spread::of_ratios(&numbers(0), &numbers(1)))
     };
     let mut table = Table::new(&["", "requests/s", "requests/CPU s"]);
-    let [rate, efficiency] = [ratio(|round| round.0), ratio(|round| round.1)];
-    let cells = [format!("{rate:.3}"), format!("{efficiency:.3}")];
+    let cells = [ratio(|round| round.0), ratio(|round| round.1)];
     table.row(&[&"with telemetry, over none", &cells[0], &cells[1]]);
     println!("small requests, access log on\n{table}");
 }
